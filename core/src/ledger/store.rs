@@ -1,0 +1,421 @@
+//! The file, its lock, and transactions.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redb::{Database, ReadableTable, TableDefinition};
+use rustix::fs::{FlockOperation, flock};
+
+use super::codec;
+use crate::model::Record;
+
+const RECORDS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("records");
+/// The lock file. Not empty once there is a ledger, so that one which was
+/// deleted or emptied is not taken for a new one.
+const LOCK: &str = "ledger.lock";
+/// How long a transaction waits for another to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// redb's page cache, bytes; its default of 1 GiB is for other databases.
+const CACHE: usize = 4 << 20;
+
+/// Why the ledger could not be read or written. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The state folder or its lock.
+    #[error("the state folder {0} cannot be used: {1}; name another with --state")]
+    Folder(PathBuf, io::Error),
+    /// Someone else held it too long.
+    #[error(
+        "another divvy has held the ledger {0} for over 10 s; try again, or end it if it hangs"
+    )]
+    Locked(PathBuf),
+    /// The disk is full, or its writes fail.
+    #[error("the ledger {0} cannot be written: {1}; nothing was changed")]
+    Io(PathBuf, io::Error),
+    /// The file is not what was written.
+    #[error(
+        "the ledger {path} is damaged: {why}. Nothing is granted or freed on a damaged ledger. `divvy state check` says more; `divvy state rebuild` sets it aside and makes a new one from the copies that the workloads carry"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl LedgerError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Folder(..) => "state_folder",
+            Self::Locked(_) => "ledger_locked",
+            Self::Io(..) => "ledger_io",
+            Self::Damaged { .. } => "ledger_damaged",
+        }
+    }
+}
+
+/// The ledger of one state folder. Holds nothing open.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    folder: PathBuf,
+}
+
+/// One transaction: reads see what was committed before it and what it wrote.
+#[derive(Debug)]
+pub struct Transaction {
+    records: Vec<Record>,
+    changed: Vec<(String, Option<Record>)>,
+}
+
+impl Transaction {
+    /// All records, oldest first.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// The record of this id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&Record> {
+        self.records.iter().find(|r| r.id == id)
+    }
+
+    /// Writes a record, new or not.
+    pub fn put(&mut self, record: Record) {
+        self.changed.push((record.id.clone(), Some(record.clone())));
+        match self.records.iter_mut().find(|r| r.id == record.id) {
+            Some(old) => *old = record,
+            None => self.records.push(record),
+        }
+    }
+
+    /// Removes a record, if it is there.
+    pub fn remove(&mut self, id: &str) {
+        self.changed.push((id.to_owned(), None));
+        self.records.retain(|r| r.id != id);
+    }
+}
+
+impl Ledger {
+    /// The ledger in this state folder, which is made (0700) when first
+    /// written to.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.folder.join("ledger.redb")
+    }
+
+    /// Runs one transaction. If `decide` fails, nothing is written; if it
+    /// writes nothing, nothing is committed. When this returns `Ok`, what was
+    /// written is on the disk.
+    ///
+    /// # Errors
+    /// [`LedgerError`] as `E`, or whatever `decide` says.
+    pub fn transact<T, E: From<LedgerError>>(
+        &self,
+        decide: impl FnOnce(&mut Transaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let lock = self.lock()?;
+        let db = self.guarded(|| self.open(&lock))?;
+        let records = self.guarded(|| self.read(&db))?;
+        let mut transaction = Transaction { records, changed: Vec::new() };
+        let value = decide(&mut transaction)?;
+        if !transaction.changed.is_empty() {
+            self.guarded(|| self.write(&db, &transaction.changed))?;
+        }
+        Ok(value)
+    }
+
+    /// All records, oldest first; none if there is no ledger yet.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn records(&self) -> Result<Vec<Record>, LedgerError> {
+        if !self.folder.join(LOCK).exists() {
+            return Ok(Vec::new());
+        }
+        self.transact(|t| Ok(t.records.clone()))
+    }
+
+    /// Sets the file aside, if there is one, and writes these records to a new
+    /// one. Returns where the old one went.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn rebuild(&self, records: Vec<Record>) -> Result<Option<PathBuf>, LedgerError> {
+        let aside = {
+            let lock = self.lock()?;
+            let path = self.path();
+            lock.set_len(0).map_err(|e| LedgerError::Io(path.clone(), e))?;
+            let aside = path.with_extension(format!("damaged-{}", crate::sys::now_ms()));
+            match std::fs::rename(&path, &aside) {
+                Ok(()) => Some(aside),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(e) => return Err(LedgerError::Io(path, e)),
+            }
+        };
+        self.transact(|t| {
+            records.into_iter().for_each(|r| t.put(r));
+            Ok::<_, LedgerError>(())
+        })?;
+        Ok(aside)
+    }
+
+    fn lock(&self) -> Result<File, LedgerError> {
+        let folder = |e: io::Error| LedgerError::Folder(self.folder.clone(), e);
+        // 0700 and 0600 whatever the umask (S19).
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(folder)?;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.folder.join(LOCK))
+            .map_err(folder)?;
+        let end = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(lock),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => thread::sleep(pause),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(LedgerError::Locked(self.path())),
+                Err(e) => return Err(folder(e.into())),
+            }
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+
+    fn open(&self, lock: &File) -> Result<Database, LedgerError> {
+        let path = self.path();
+        let io = |e| LedgerError::Io(path.clone(), e);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io)?;
+        let new = file.metadata().map_err(io)?.len() == 0;
+        let known = lock.metadata().map_err(io)?.len() != 0;
+        if new && known {
+            return Err(self.damaged("it was deleted or emptied".into()));
+        }
+        let mut db = redb::Builder::new()
+            .set_cache_size(CACHE)
+            .create_file(file)
+            .map_err(|e| self.redb(e.into()))?;
+        if !new && !db.check_integrity().map_err(|e| self.redb(e.into()))? {
+            return Err(self.damaged("its integrity check failed".into()));
+        }
+        if !known {
+            lock.set_len(1).map_err(io)?;
+        }
+        Ok(db)
+    }
+
+    fn read(&self, db: &Database) -> Result<Vec<Record>, LedgerError> {
+        use redb::ReadableDatabase;
+        let read = db.begin_read().map_err(|e| self.redb(e.into()))?;
+        let table = match read.open_table(RECORDS) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(e) => return Err(self.redb(e.into())),
+        };
+        let mut records = Vec::new();
+        for entry in table.iter().map_err(|e| self.redb(e.into()))? {
+            let (key, value) = entry.map_err(|e| self.redb(e.into()))?;
+            let record = codec::decode(key.value(), value.value())
+                .map_err(|e| self.damaged(format!("the record {:?}: {e}", key.value())))?;
+            records.push(record);
+        }
+        records.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
+        Ok(records)
+    }
+
+    fn write(&self, db: &Database, changed: &[(String, Option<Record>)]) -> Result<(), LedgerError> {
+        let mut write = db.begin_write().map_err(|e| self.redb(e.into()))?;
+        // The file's checksums tell a torn commit from a whole one even where
+        // the disk reorders: two phases are the documented defence.
+        write.set_two_phase_commit(true);
+        {
+            let mut table = write.open_table(RECORDS).map_err(|e| self.redb(e.into()))?;
+            for (id, record) in changed {
+                match record {
+                    Some(record) => {
+                        let bytes =
+                            codec::encode(record).map_err(|e| self.damaged(e.to_string()))?;
+                        table.insert(id.as_str(), bytes.as_slice())
+                    }
+                    None => table.remove(id.as_str()),
+                }
+                .map_err(|e| self.redb(e.into()))?;
+            }
+        }
+        write.commit().map_err(|e| self.redb(e.into()))
+    }
+
+    /// Runs something of redb's; a panic in it is damage (redb has panicked on
+    /// flipped bits even behind its check).
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        let _silent = crate::sys::quiet_panics();
+        catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(self.damaged("the store cannot make sense of it".into())))
+    }
+
+    fn redb(&self, error: redb::Error) -> LedgerError {
+        match error {
+            redb::Error::Io(e)
+                if !matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
+                LedgerError::Io(self.path(), e)
+            }
+            redb::Error::DatabaseAlreadyOpen => LedgerError::Locked(self.path()),
+            other => self.damaged(other.to_string()),
+        }
+    }
+
+    fn damaged(&self, why: String) -> LedgerError {
+        LedgerError::Damaged { path: self.path(), why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::model::State;
+
+    fn record(id: &str) -> Record {
+        Record {
+            id: id.into(),
+            name: id.into(),
+            state: State::Preparing,
+            remove_on_exit: false,
+            owner: 0,
+            boot_id: "b".into(),
+            created_ms: 1,
+            asked: Default::default(),
+            slices: vec![],
+            edits: Default::default(),
+            launcher: "oci".into(),
+            runtime: "x".into(),
+            root: "host".into(),
+            command: vec!["true".into()],
+            pid: None,
+            exit: None,
+        }
+    }
+
+    fn put(ledger: &Ledger, id: &str) {
+        ledger.transact(|t| Ok::<_, LedgerError>(t.put(record(id)))).unwrap();
+    }
+
+    #[test]
+    fn what_is_committed_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(&dir.path().join("state"));
+        assert_eq!(ledger.records().unwrap(), []);
+        put(&ledger, "a");
+        put(&ledger, "b");
+        ledger.transact(|t| Ok::<_, LedgerError>(t.remove("a"))).unwrap();
+        assert_eq!(ledger.records().unwrap(), [record("b")]);
+    }
+
+    #[test]
+    fn a_refused_decision_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(dir.path());
+        put(&ledger, "a");
+        let result: Result<(), LedgerError> = ledger.transact(|t| {
+            t.put(record("b"));
+            Err(LedgerError::Locked(PathBuf::new()))
+        });
+        assert!(result.is_err());
+        assert_eq!(ledger.records().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn transactions_of_many_threads_see_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for n in 0..8 {
+                let (ledger, taken) = (Ledger::new(dir.path()), &taken);
+                scope.spawn(move || {
+                    ledger
+                        .transact(|t| {
+                            // Three seats for eight.
+                            if t.records().len() < 3 {
+                                t.put(record(&format!("r{n}")));
+                                taken.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Ok::<_, LedgerError>(())
+                        })
+                        .unwrap();
+                });
+            }
+        });
+        assert_eq!(taken.into_inner(), 3);
+        assert_eq!(Ledger::new(dir.path()).records().unwrap().len(), 3);
+    }
+
+    /// Bits flipped and tails cut all over the file: it is read right or it is
+    /// refused; never a panic, never other records.
+    #[test]
+    fn damage_is_noticed_or_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(dir.path());
+        for id in ["a", "b", "c"] {
+            put(&ledger, id);
+        }
+        let good = std::fs::read(ledger.path()).unwrap();
+        let expected = ledger.records().unwrap();
+        let mut noticed = 0;
+        for step in 0..400usize {
+            let mut bytes = good.clone();
+            if step % 8 == 7 {
+                bytes.truncate(step * good.len() / 400);
+            } else {
+                // Spread over the file, denser at its beginning.
+                let at = if step % 2 == 0 { step } else { step * 7919 % good.len() };
+                bytes[at] ^= 1 << (step % 8);
+            }
+            std::fs::write(ledger.path(), &bytes).unwrap();
+            match ledger.records() {
+                Ok(records) => {
+                    assert!(records == expected, "step {step} was misread");
+                }
+                Err(LedgerError::Damaged { .. } | LedgerError::Io(..)) => noticed += 1,
+                Err(other) => panic!("step {step}: {other}"),
+            }
+        }
+        assert!(noticed > 40, "only {noticed} of 400 were noticed");
+    }
+
+    #[test]
+    fn rebuilding_sets_the_old_file_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(dir.path());
+        put(&ledger, "a");
+        std::fs::write(ledger.path(), "no ledger").unwrap();
+        assert_eq!(ledger.records().unwrap_err().code(), "ledger_damaged");
+        let aside = ledger.rebuild(vec![record("c")]).unwrap().unwrap();
+        assert_eq!(std::fs::read(aside).unwrap(), b"no ledger");
+        assert_eq!(ledger.records().unwrap(), [record("c")]);
+    }
+}

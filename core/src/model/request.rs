@@ -1,0 +1,162 @@
+//! What a caller asks for, and how amounts are written by people.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Amount, AmountError};
+
+/// Amounts of slots, by slot name. An amount of 0 means "not asked".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// What is asked for.
+    pub slots: BTreeMap<String, Amount>,
+}
+
+/// Why a written amount cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AmountTextError {
+    /// The number itself.
+    #[error("{0:?} {1}")]
+    Number(String, AmountError),
+    /// A unit that is none.
+    #[error(
+        "{text:?} has the unknown unit {unit:?}; bytes are written B, kB MB GB TB (powers of 1000) or KiB MiB GiB TiB (powers of 1024)"
+    )]
+    Unit {
+        /// What was written.
+        text: String,
+        /// The part that is no unit.
+        unit: String,
+    },
+    /// A byte unit on something that is not counted in bytes.
+    #[error("{text:?} has a unit, but {slot} is a plain number of {per}s")]
+    Unitless {
+        /// What was written.
+        text: String,
+        /// The slot.
+        slot: String,
+        /// The slot's unit.
+        per: String,
+    },
+}
+
+/// Byte units, longest first, so that a suffix is matched whole.
+const BYTE_UNITS: [(&str, u64); 9] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("B", 1),
+];
+
+/// Reads an amount as people write it for a slot counted in `unit`: a decimal
+/// number, for bytes with one of `B kB MB GB TB KiB MiB GiB TiB` behind it.
+///
+/// # Errors
+/// [`AmountTextError`], which quotes the text.
+pub fn parse_amount(text: &str, slot: &str, unit: &str) -> Result<Amount, AmountTextError> {
+    let number = |digits: &str| {
+        digits.parse::<Amount>().map_err(|e| AmountTextError::Number(text.to_owned(), e))
+    };
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (digits, suffix) = text.split_at(end);
+    let looks_like_number = digits.bytes().any(|b| b.is_ascii_digit())
+        && !matches!(suffix.bytes().next(), Some(b'e' | b'E'));
+    if suffix.is_empty() || !looks_like_number {
+        return number(text);
+    }
+    if unit != "byte" {
+        return Err(AmountTextError::Unitless {
+            text: text.to_owned(),
+            slot: slot.to_owned(),
+            per: unit.to_owned(),
+        });
+    }
+    let Some((_, factor)) = BYTE_UNITS.iter().find(|(name, _)| *name == suffix) else {
+        return Err(AmountTextError::Unit { text: text.to_owned(), unit: suffix.to_owned() });
+    };
+    number(digits.trim_end())?
+        .scaled(Amount::from_units(*factor), Amount::ONE)
+        .ok_or_else(|| AmountTextError::Number(text.to_owned(), AmountError::TooLarge))
+}
+
+/// Writes an amount for people: bytes in the largest binary unit that leaves
+/// at most two decimals exactly, else with one decimal rounded down and `~`;
+/// anything else as the plain number.
+#[must_use]
+pub fn format_amount(amount: Amount, unit: &str) -> String {
+    if unit != "byte" {
+        return amount.to_string();
+    }
+    let bytes = amount.whole_units();
+    for (name, factor) in [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
+    {
+        if bytes < factor {
+            continue;
+        }
+        if bytes % factor == 0 {
+            return format!("{} {name}", bytes / factor);
+        }
+        if bytes % (factor >> 10) == 0 && bytes / factor < 10 && factor > 1 << 10 {
+            // Exact in the next smaller unit: say it there.
+            return format!("{} {}", bytes / (factor >> 10), smaller(name));
+        }
+        let tenths = u128::from(bytes) * 10 / u128::from(factor);
+        return format!("~{}.{} {name}", tenths / 10, tenths % 10);
+    }
+    format!("{amount} B")
+}
+
+fn smaller(unit: &str) -> &'static str {
+    match unit {
+        "TiB" => "GiB",
+        "GiB" => "MiB",
+        _ => "KiB",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str) -> Result<u64, String> {
+        parse_amount(text, "mem", "byte").map(Amount::whole_units).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn byte_units() {
+        assert_eq!(bytes("256MiB"), Ok(256 << 20));
+        assert_eq!(bytes("1.5GiB"), Ok(3 << 29));
+        assert_eq!(bytes("2 GB"), Ok(2_000_000_000));
+        assert_eq!(bytes("12"), Ok(12));
+        assert_eq!(bytes("12B"), Ok(12));
+    }
+
+    #[test]
+    fn wrong_texts_are_quoted_with_the_remedy() {
+        assert!(bytes("12XiB").unwrap_err().contains("KiB MiB GiB TiB"));
+        assert!(bytes("12gib").unwrap_err().contains("unknown unit \"gib\""));
+        assert!(bytes("1e308").unwrap_err().contains("not a plain decimal"));
+        assert!(bytes("NaN").unwrap_err().contains("not a plain decimal"));
+        assert!(bytes("-1GiB").unwrap_err().contains("negative"));
+        assert!(bytes("999999999999999999TiB").unwrap_err().contains("larger"));
+        let cores = parse_amount("2GiB", "cpu", "core").unwrap_err().to_string();
+        assert_eq!(cores, "\"2GiB\" has a unit, but cpu is a plain number of cores");
+    }
+
+    #[test]
+    fn shown_for_people() {
+        let show = |b: u64| format_amount(Amount::from_units(b), "byte");
+        assert_eq!(show(256 << 20), "256 MiB");
+        assert_eq!(show(3 << 29), "1536 MiB");
+        assert_eq!(show(25_248_243_712), "~23.5 GiB");
+        assert_eq!(show(100), "100 B");
+        assert_eq!(show(0), "0 B");
+        assert_eq!(format_amount("0.5".parse().unwrap(), "core"), "0.5");
+    }
+}

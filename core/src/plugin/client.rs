@@ -1,0 +1,503 @@
+//! One plugin over the lives of its hosts.
+//!
+//! The host is started by the first call and kept. When it crashes, misses a
+//! deadline or breaks the protocol it is killed and reaped, and the call is
+//! made once more in a fresh host: every operation is idempotent by contract.
+//! Crashes are counted over processes (in the state folder), so that a plugin
+//! in a crash loop is left alone whoever asks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use divvy_plugin::{
+    Device, Discovery, Edits, ErrorCode, Manifest, OpenRequest, PluginError, PrepareRequest,
+    ReleaseRequest, RestoreRequest, Samples, StartedRequest, WatchReply, WatchRequest,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::to_raw_value;
+use tokio::process::Child;
+use tokio::sync::Mutex;
+
+use super::crashes::{Crash, Crashes};
+use super::find::PluginFile;
+use super::process::{Broken, End, Process};
+use super::validate;
+use super::wire::{Answer, Op, Outcome};
+use crate::sys::now_ms;
+
+/// Time for loading a file and reading its manifest.
+const LOAD: Duration = Duration::from_secs(5);
+/// Time for `sample`.
+const SAMPLE: Duration = Duration::from_secs(2);
+
+/// Why a call to a plugin gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The file cannot be loaded, or its manifest is not acceptable.
+    #[error("plugin {plugin} cannot be loaded: {why}")]
+    Unloadable {
+        /// The plugin.
+        plugin: String,
+        /// One line.
+        why: String,
+    },
+    /// The plugin itself said no.
+    #[error("plugin {plugin}: {error}")]
+    Refused {
+        /// The plugin.
+        plugin: String,
+        /// What it said.
+        error: PluginError,
+    },
+    /// It said what cannot be.
+    #[error("plugin {plugin} gave a wrong answer to {op} and was not believed: {why}")]
+    Lied {
+        /// The plugin.
+        plugin: String,
+        /// The operation.
+        op: &'static str,
+        /// What was wrong.
+        why: String,
+    },
+    /// Its host crashed or hung, twice for this call or too often of late.
+    #[error("plugin {plugin} failed in {op}: {why}")]
+    Crashed {
+        /// The plugin.
+        plugin: String,
+        /// The operation.
+        op: &'static str,
+        /// How, and what was done.
+        why: String,
+    },
+    /// It is not started again for now.
+    #[error("plugin {plugin} is {state}: {why}")]
+    Unavailable {
+        /// The plugin.
+        plugin: String,
+        /// `in quarantine`, `stuck` or `backing off`.
+        state: &'static str,
+        /// Why, and until when.
+        why: String,
+    },
+}
+
+impl CallError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unloadable { .. } => "plugin_unloadable",
+            Self::Refused { .. } => "plugin_refused",
+            Self::Lied { .. } => "plugin_lied",
+            Self::Crashed { .. } => "plugin_crashed",
+            Self::Unavailable { .. } => "plugin_unavailable",
+        }
+    }
+
+    /// Is this plugin's hardware or driver simply not on this machine?
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Refused { error, .. } if error.code == ErrorCode::Absent)
+    }
+}
+
+/// Where a plugin stands, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "why")]
+pub enum Status {
+    /// Its host runs.
+    Ready,
+    /// It has not been called yet.
+    Idle,
+    /// Its host crashed; the next call starts another.
+    Crashed(String),
+    /// Too many crashes.
+    Quarantined(String),
+    /// Its host does not die.
+    Stuck(String),
+}
+
+/// A plugin.
+#[derive(Debug)]
+pub struct Client {
+    name: String,
+    path: PathBuf,
+    file: PluginFile,
+    exe: PathBuf,
+    open: OpenRequest,
+    restore: std::sync::Mutex<RestoreRequest>,
+    deadline: Duration,
+    history: Option<PathBuf>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    host: Option<(Process, Manifest)>,
+    stuck: Option<Child>,
+    crashes: Crashes,
+}
+
+enum Failure {
+    Broken(Broken),
+    Final(CallError),
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl Client {
+    /// A plugin that no host runs yet. `exe` is the `divvy` executable,
+    /// `history` the folder in which crashes are remembered.
+    #[must_use]
+    pub fn new(
+        file: PluginFile,
+        exe: PathBuf,
+        open: OpenRequest,
+        deadline: Duration,
+        history: Option<PathBuf>,
+    ) -> Self {
+        let name = file.name();
+        let crashes = history.as_deref().map(|h| Crashes::load(h, &name)).unwrap_or_default();
+        Self {
+            path: file.path.clone(),
+            name,
+            file,
+            exe,
+            open,
+            restore: std::sync::Mutex::default(),
+            deadline,
+            history,
+            inner: Mutex::new(Inner { crashes, ..Inner::default() }),
+        }
+    }
+
+    /// The plugin's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The plugin's file.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// What every new host is told is held.
+    pub fn set_held(&self, held: RestoreRequest) {
+        *self.restore.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = held;
+    }
+
+    /// Where it stands.
+    pub async fn status(&self) -> Status {
+        let mut inner = self.inner.lock().await;
+        if let Some(why) = still_stuck(&mut inner) {
+            return Status::Stuck(why);
+        }
+        if inner.host.is_some() {
+            return Status::Ready;
+        }
+        match (inner.crashes.quarantined_until(now_ms()), inner.crashes.last()) {
+            (Some(until), Some(last)) => Status::Quarantined(quarantine(until, last)),
+            (None, Some(last)) => Status::Crashed(format!("in {}: {}", last.during, last.reason)),
+            _ => Status::Idle,
+        }
+    }
+
+    /// Its past crashes, oldest first.
+    pub async fn crashes(&self) -> Crashes {
+        self.inner.lock().await.crashes.clone()
+    }
+
+    /// The process id of its host, if one runs.
+    pub async fn pid(&self) -> Option<u32> {
+        self.inner.lock().await.host.as_ref().and_then(|(host, _)| host.pid())
+    }
+
+    /// What it says of itself; loads it if need be.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn manifest(&self) -> Result<Manifest, CallError> {
+        self.with_host(Op::Manifest, async |_, manifest| Ok(manifest.clone())).await
+    }
+
+    /// Its devices, checked.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn discover(&self) -> Result<Discovery, CallError> {
+        let found: Discovery = self.call(Op::Discover, &(), self.deadline).await?;
+        self.believe(Op::Discover, validate::discovery(&found))?;
+        Ok(found)
+    }
+
+    /// Waits for a change of its devices.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn watch(&self, request: &WatchRequest) -> Result<WatchReply, CallError> {
+        let deadline = Duration::from_millis(request.timeout_ms) + self.deadline;
+        let reply: WatchReply = self.call(Op::Watch, request, deadline).await?;
+        if let Some(found) = &reply.changed {
+            self.believe(Op::Watch, validate::discovery(found))?;
+        }
+        Ok(reply)
+    }
+
+    /// Edits for slices of `devices`, checked.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn prepare(
+        &self,
+        request: &PrepareRequest,
+        devices: &BTreeMap<&str, &Device>,
+    ) -> Result<Edits, CallError> {
+        let manifest = self.manifest().await?;
+        let edits: Edits = self.call(Op::Prepare, request, self.deadline).await?;
+        let checked = validate::edits(&edits, &request.slices, devices, &manifest.reserved_env);
+        self.believe(Op::Prepare, checked)?;
+        Ok(edits)
+    }
+
+    /// Tells it that a container runs.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn started(&self, request: &StartedRequest) -> Result<(), CallError> {
+        self.call(Op::Started, request, self.deadline).await
+    }
+
+    /// Has it undo `prepare`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn release(&self, request: &ReleaseRequest) -> Result<(), CallError> {
+        self.call(Op::Release, request, self.deadline).await
+    }
+
+    /// Has it measure its devices.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn sample(&self) -> Result<Samples, CallError> {
+        self.call(Op::Sample, &(), SAMPLE.min(self.deadline)).await
+    }
+
+    fn believe(&self, op: Op, checked: Result<(), validate::Lie>) -> Result<(), CallError> {
+        checked.map_err(|lie| self.lied(op, lie.to_string()))
+    }
+
+    fn lied(&self, op: Op, why: String) -> CallError {
+        CallError::Lied { plugin: self.name.clone(), op: op.name(), why }
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        op: Op,
+        argument: &(impl Serialize + Sync),
+        deadline: Duration,
+    ) -> Result<T, CallError> {
+        self.with_host(op, async |host: &mut Process, _: &Manifest| {
+            self.exchange(host, op, argument, deadline).await
+        })
+        .await
+    }
+
+    /// Runs `work` with a live host; after a crash once more with a new one.
+    async fn with_host<T>(
+        &self,
+        op: Op,
+        work: impl AsyncFn(&mut Process, &Manifest) -> Result<T, Failure>,
+    ) -> Result<T, CallError> {
+        let mut inner = self.inner.lock().await;
+        let mut retried = false;
+        loop {
+            let result = match self.host(&mut inner).await {
+                Ok((host, manifest)) => work(host, manifest).await,
+                Err(failure) => Err(failure),
+            };
+            let broken = match result {
+                Ok(value) => return Ok(value),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Broken(broken)) => broken,
+            };
+            let late = matches!(broken, Broken::Late(_));
+            let why = self.bury(&mut inner, op, broken).await;
+            // A hang is not tried twice: the caller has waited long enough.
+            if retried || late || inner.stuck.is_some() {
+                let plugin = self.name.clone();
+                return Err(CallError::Crashed { plugin, op: op.name(), why });
+            }
+            retried = true;
+        }
+    }
+
+    /// The running host, or a new one: loaded, opened and told what is held.
+    async fn host<'a>(
+        &self,
+        inner: &'a mut Inner,
+    ) -> Result<(&'a mut Process, &'a Manifest), Failure> {
+        if inner.host.is_none() {
+            self.may_start(inner)?;
+            let plugin = self.name.clone();
+            let mut host = Process::spawn(&self.exe, &self.name, &self.file.fd).map_err(|e| {
+                let why = format!("its host {} could not be started: {e}", self.exe.display());
+                CallError::Unavailable { plugin, state: "not running", why }
+            })?;
+            match self.begin(&mut host).await {
+                Ok(manifest) => inner.host = Some((host, manifest)),
+                Err(failure) => {
+                    if let Failure::Broken(broken) = failure {
+                        // Keep it for `bury`, which reports how it ended.
+                        inner.host = Some((host, placeholder()));
+                        return Err(Failure::Broken(broken));
+                    }
+                    host.kill("it cannot be used").await;
+                    return Err(failure);
+                }
+            }
+        }
+        match &mut inner.host {
+            Some((host, manifest)) => Ok((host, manifest)),
+            None => Err(Failure::Broken(Broken::Channel("no host".into()))),
+        }
+    }
+
+    async fn begin(&self, host: &mut Process) -> Result<Manifest, Failure> {
+        let manifest: Manifest = self.exchange(host, Op::Manifest, &(), LOAD.min(self.deadline)).await?;
+        validate::manifest(&manifest, &self.name).map_err(|lie| CallError::Unloadable {
+            plugin: self.name.clone(),
+            why: lie.to_string(),
+        })?;
+        if let Some(key) = self.open.config.keys().find(|k| manifest.config.iter().all(|c| c.name != **k)) {
+            let known: Vec<&str> = manifest.config.iter().map(|c| c.name.as_str()).collect();
+            return Err(CallError::Refused {
+                plugin: self.name.clone(),
+                error: PluginError::new(
+                    ErrorCode::Invalid,
+                    format!("it has no setting {key:?}; its settings are: {}", known.join(", ")),
+                ),
+            }
+            .into());
+        }
+        let _: () = self.exchange(host, Op::Open, &self.open, self.deadline).await?;
+        let held = self.restore.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if !held.allocations.is_empty() {
+            let _: () = self.exchange(host, Op::Restore, &held, self.deadline).await?;
+        }
+        Ok(manifest)
+    }
+
+    /// One call on a live host.
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        host: &mut Process,
+        op: Op,
+        argument: &(impl Serialize + Sync),
+        deadline: Duration,
+    ) -> Result<T, Failure> {
+        let argument = to_raw_value(argument)
+            .map_err(|e| Failure::Broken(Broken::Channel(format!("cannot be written: {e}"))))?;
+        let frame = host.call(op, &argument, deadline).await.map_err(Failure::Broken)?;
+        let plugin = self.name.clone();
+        let answer: Answer<'_> = serde_json::from_slice(&frame)
+            .map_err(|e| Failure::Broken(Broken::Channel(e.to_string())))?;
+        match answer.result {
+            Outcome::Ok(raw) => serde_json::from_str(raw.get())
+                .map_err(|e| self.lied(op, format!("its document cannot be read: {e}")).into()),
+            Outcome::Refused(error) => Err(CallError::Refused { plugin, error }.into()),
+            Outcome::Unloadable(why) => Err(CallError::Unloadable { plugin, why }.into()),
+        }
+    }
+
+    fn may_start(&self, inner: &mut Inner) -> Result<(), CallError> {
+        let refuse = |state, why| {
+            Err(CallError::Unavailable { plugin: self.name.clone(), state, why })
+        };
+        if let Some(why) = still_stuck(inner) {
+            return refuse("stuck", why);
+        }
+        let now = now_ms();
+        let Some(last) = inner.crashes.last() else { return Ok(()) };
+        if let Some(until) = inner.crashes.quarantined_until(now) {
+            return refuse("in quarantine", quarantine(until, last));
+        }
+        let wait = inner.crashes.back_off(now);
+        if !wait.is_zero() {
+            let why = format!(
+                "it crashed {} times of late (last in {}: {}); it is started again in {} s",
+                inner.crashes.0.len(),
+                last.during,
+                last.reason,
+                wait.as_secs() + 1
+            );
+            return refuse("backing off", why);
+        }
+        Ok(())
+    }
+
+    /// Ends a broken host and notes the crash.
+    async fn bury(&self, inner: &mut Inner, op: Op, broken: Broken) -> String {
+        let Some((host, _)) = inner.host.take() else { return "it has no host".into() };
+        let pid = host.pid();
+        let reason = match host.end(&broken).await {
+            End::Gone(reason) => reason,
+            End::Stuck(child) => {
+                inner.stuck = Some(child);
+                format!("its host (pid {}) does not die: stuck in the kernel", pid.unwrap_or(0))
+            }
+        };
+        tracing::warn!(plugin = self.name, op = op.name(), "plugin host ended: {reason}");
+        inner.crashes.push(Crash {
+            at_ms: now_ms(),
+            during: op.name().to_owned(),
+            reason: reason.clone(),
+        });
+        if let Some(folder) = &self.history
+            && let Err(e) = inner.crashes.save(folder, &self.name)
+        {
+            tracing::warn!(plugin = self.name, "its crash history cannot be kept: {e}");
+        }
+        reason
+    }
+}
+
+/// Looks again whether a stuck host has gone.
+fn still_stuck(inner: &mut Inner) -> Option<String> {
+    let child = inner.stuck.as_mut()?;
+    if matches!(child.try_wait(), Ok(None)) {
+        let pid = child.id().unwrap_or(0);
+        return Some(format!(
+            "its host (pid {pid}) was killed and does not die: a driver holds it in the kernel; its devices are closed to new work"
+        ));
+    }
+    inner.stuck = None;
+    None
+}
+
+fn quarantine(until_ms: u64, last: &Crash) -> String {
+    let seconds = until_ms.saturating_sub(now_ms()).div_ceil(1000);
+    format!(
+        "five crashes within ten minutes, the last in {}: {}; it is tried again in {seconds} s",
+        last.during, last.reason
+    )
+}
+
+fn placeholder() -> Manifest {
+    Manifest {
+        name: String::new(),
+        version: String::new(),
+        summary: String::new(),
+        slots: vec![],
+        reserved_env: vec![],
+        config: vec![],
+    }
+}

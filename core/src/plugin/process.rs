@@ -1,0 +1,192 @@
+//! One plugin host process, seen from the agent.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use serde_json::value::RawValue;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::process::Child;
+use tokio::time::timeout;
+
+use super::wire::{Answer, CHANNEL_FD, Call, Op, PLUGIN_FD};
+use crate::frames;
+
+/// How long a killed host may take to be reaped before it counts as stuck in
+/// the kernel.
+const REAP: Duration = Duration::from_secs(2);
+/// How long a host whose channel ended may take to be reaped.
+const LAST_GASP: Duration = Duration::from_millis(200);
+/// Lines of its output that are kept to explain a crash.
+const KEPT_LINES: usize = 20;
+
+/// A running host.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    channel: UnixStream,
+    output: Arc<Mutex<VecDeque<String>>>,
+    next: u64,
+}
+
+/// How a host came to its end.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Reaped; in words.
+    Gone(String),
+    /// SIGKILL was sent and it is still there: stuck in the kernel.
+    Stuck(Child),
+}
+
+/// Why a call did not come back with an answer.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The channel ended or carried nonsense.
+    Channel(String),
+    /// The deadline passed.
+    Late(Duration),
+}
+
+impl Process {
+    /// Starts a host for a plugin file. `exe` is the `divvy` executable.
+    pub(super) fn spawn(exe: &Path, name: &str, file: &OwnedFd) -> io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let (read, write) = io::pipe()?;
+        let mut command = std::process::Command::new(exe);
+        command
+            .args(["plugin-host", &std::process::id().to_string(), name])
+            .env_clear()
+            .envs(["PATH", "LD_LIBRARY_PATH", "RUST_BACKTRACE"].into_iter().filter_map(|key| {
+                Some((key, std::env::var_os(key)?))
+            }))
+            .stdin(Stdio::null())
+            .stdout(write.try_clone()?)
+            .stderr(write)
+            .fd_mappings(vec![
+                FdMapping { parent_fd: theirs.into(), child_fd: CHANNEL_FD },
+                FdMapping { parent_fd: file.try_clone()?, child_fd: PLUGIN_FD },
+            ])
+            .map_err(io::Error::other)?;
+        let mut command = tokio::process::Command::from(command);
+        let child = command.kill_on_drop(true).spawn()?;
+        drop(command); // closes our copies of the child's descriptors
+
+        let output = Arc::new(Mutex::new(VecDeque::new()));
+        let read = pipe::Receiver::from_owned_fd(read.into())?;
+        tokio::spawn(keep_output(read, name.to_owned(), Arc::clone(&output)));
+        Ok(Self { child, channel: UnixStream::from_std(ours)?, output, next: 0 })
+    }
+
+    /// Its process id, unless it has been reaped.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// One call and its answer's frame. The caller reads the frame with
+    /// [`outcome`]; after an error the host must be ended.
+    pub(super) async fn call(
+        &mut self,
+        op: Op,
+        arg: &RawValue,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, Broken> {
+        self.next += 1;
+        let id = self.next;
+        timeout(deadline, exchange(&mut self.channel, Call { id, op, arg }))
+            .await
+            .map_err(|_| Broken::Late(deadline))?
+            .map_err(|e| Broken::Channel(e.to_string()))
+    }
+
+    /// Kills the host, waits for it, and says how it ended.
+    pub(super) async fn end(mut self, broken: &Broken) -> End {
+        let why = match broken {
+            Broken::Late(deadline) => {
+                format!("it did not answer within {} ms and was killed", deadline.as_millis())
+            }
+            Broken::Channel(what) => {
+                // A host that crashed is about to be reaped: look before
+                // killing, so that its own signal is reported and not ours.
+                if let Ok(Ok(status)) = timeout(LAST_GASP, self.child.wait()).await {
+                    return End::Gone(self.describe(status));
+                }
+                format!("it broke the protocol ({what}) and was killed")
+            }
+        };
+        self.kill(&why).await
+    }
+
+    /// Kills the host because it is of no use.
+    pub(super) async fn kill(mut self, why: &str) -> End {
+        // Already gone is fine.
+        let _ = self.child.start_kill();
+        match timeout(REAP, self.child.wait()).await {
+            Ok(Ok(_)) => End::Gone(format!("{why}{}", self.last_words())),
+            Ok(Err(e)) => End::Gone(format!("it could not be waited for: {e}")),
+            Err(_) => End::Stuck(self.child),
+        }
+    }
+
+    fn describe(&self, status: ExitStatus) -> String {
+        use std::os::unix::process::ExitStatusExt;
+        let what = match (status.signal(), status.code()) {
+            (Some(signal), _) => match rustix::process::Signal::from_named_raw(signal) {
+                Some(name) => format!("it was ended by signal {signal} ({name:?})"),
+                None => format!("it was ended by signal {signal}"),
+            },
+            (_, Some(code)) => format!("it exited with status {code}"),
+            _ => "it ended".into(),
+        };
+        format!("{what}{}", self.last_words())
+    }
+
+    fn last_words(&self) -> String {
+        let lines = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.back().map_or_else(String::new, |line| format!("; its last words: {line}"))
+    }
+}
+
+async fn exchange(channel: &mut UnixStream, call: Call<'_>) -> io::Result<Vec<u8>> {
+    frames::send_json(channel, &call).await?;
+    loop {
+        let frame = frames::receive(channel).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let answer: Answer<'_> = serde_json::from_slice(&frame)?;
+        // A late answer to a `watch` that was given up is skipped.
+        if answer.id == call.id {
+            return Ok(frame);
+        }
+        if answer.id > call.id {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to no call"));
+        }
+    }
+}
+
+/// Everything that the plugin prints goes to the log, line by line, made
+/// printable (S20); the last lines are kept.
+async fn keep_output(from: pipe::Receiver, plugin: String, to: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = BufReader::new(from).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let text: String = String::from_utf8_lossy(&line)
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(1024)
+            .collect();
+        if text.trim().is_empty() {
+            continue;
+        }
+        tracing::info!(target: "divvy::plugin", plugin, "{text}");
+        let mut kept = to.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == KEPT_LINES {
+            kept.pop_front();
+        }
+        kept.push_back(text);
+    }
+}

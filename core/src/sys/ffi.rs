@@ -1,0 +1,96 @@
+//! Descriptors by number: what is inherited, taken over, or closed; and one
+//! system call that rustix marks unsafe.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::fs::{FileType, fstat};
+use rustix::io::FdFlags;
+
+/// Takes over an inherited descriptor, close-on-exec from now on. Call once
+/// per number, at the start of a process, before anything else is opened.
+///
+/// # Errors
+/// It is not open.
+pub fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only used to ask the kernel about the number; EBADF is an error.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC)?;
+    // SAFETY: it is open (above), and the caller is its only user: process
+    // start, by convention between parent and child.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes over an inherited socket.
+///
+/// # Errors
+/// It is not open, or no socket.
+pub fn take_socket(fd: RawFd) -> io::Result<UnixStream> {
+    let owned = take_fd(fd)?;
+    if FileType::from_raw_mode(fstat(&owned)?.st_mode) != FileType::Socket {
+        return Err(io::Error::other(format!("descriptor {fd} is not a socket")));
+    }
+    Ok(owned.into())
+}
+
+/// Closes every inherited descriptor but these (S6). At process start only.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn close_all_except(keep: &[RawFd]) -> io::Result<()> {
+    for fd in open_fds()? {
+        if !keep.contains(&fd) {
+            // SAFETY: at process start nothing in this process owns it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+    Ok(())
+}
+
+/// Marks everything above the standard streams close-on-exec (S6): what our
+/// own parent left open must not reach plugin hosts and containers.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn inherit_nothing() -> io::Result<()> {
+    for fd in open_fds()? {
+        if fd > 2 {
+            // SAFETY: borrowed for one call; closed meanwhile means EBADF.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+            let _ = rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC);
+        }
+    }
+    Ok(())
+}
+
+fn open_fds() -> io::Result<Vec<RawFd>> {
+    let folder = rustix::fs::Dir::new(rustix::fs::open(
+        "/proc/self/fd",
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?)?;
+    let own = folder.fd()?.as_raw_fd();
+    Ok(folder
+        .filter_map(Result::ok)
+        .filter_map(|e| e.file_name().to_str().ok()?.parse().ok())
+        .filter(|fd| *fd != own)
+        .collect())
+}
+
+/// Gives this process a mount namespace of its own, into which the host's
+/// later mounts flow but from which nothing flows back. Call while the process
+/// has one thread.
+///
+/// # Errors
+/// Not root, or a seccomp filter forbids it.
+pub fn private_mounts() -> io::Result<()> {
+    // SAFETY: NEWNS concerns no file descriptor and no memory; the process has
+    // one thread, so no other thread's view of the file system changes.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC,
+    )?;
+    Ok(())
+}

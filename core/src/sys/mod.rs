@@ -1,0 +1,84 @@
+//! The few things that the kernel offers and no safe crate does.
+
+#[allow(unsafe_code)]
+mod ffi;
+
+pub use ffi::{close_all_except, inherit_nothing, private_mounts, take_fd, take_socket};
+
+use std::io;
+
+/// Makes this process die when its parent, process `parent`, does.
+///
+/// # Errors
+/// The kernel's; or the parent is gone already.
+pub fn die_with_parent(parent: i32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // The parent may have died before the line above: then nobody will signal.
+    if rustix::process::getppid().map(|p| p.as_raw_nonzero().get()) != Some(parent) {
+        return Err(io::Error::other("the parent process is gone"));
+    }
+    Ok(())
+}
+
+/// The kernel's boot id: no process outlives it.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Six bytes from the kernel's random generator.
+///
+/// # Errors
+/// `/dev/urandom` cannot be read.
+pub fn random() -> io::Result<[u8; 6]> {
+    use std::io::Read;
+    let mut bytes = [0; 6];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Is this process root?
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// While it lives, panics on this thread print nothing: for code whose panics
+/// are caught and reported in words.
+#[derive(Debug)]
+pub struct QuietPanics(());
+
+thread_local! {
+    static QUIET: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+/// Begins a stretch of code whose panics are caught.
+#[must_use]
+pub fn quiet_panics() -> QuietPanics {
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if QUIET.get() == 0 {
+                before(info);
+            }
+        }));
+    });
+    QUIET.set(QUIET.get() + 1);
+    QuietPanics(())
+}
+
+impl Drop for QuietPanics {
+    fn drop(&mut self) {
+        QUIET.set(QUIET.get() - 1);
+    }
+}
