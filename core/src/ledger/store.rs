@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redb::backends::FileBackend;
 use redb::{Database, ReadableTable, TableDefinition};
 use rustix::fs::{FlockOperation, flock};
 
@@ -216,7 +217,7 @@ impl Ledger {
         }
         let mut db = redb::Builder::new()
             .set_cache_size(CACHE)
-            .create_file(file)
+            .create_with_backend(FileBackend::new(file).map_err(|e| self.redb(e.into()))?)
             .map_err(|e| self.redb(e.into()))?;
         if !new && !db.check_integrity().map_err(|e| self.redb(e.into()))? {
             return Err(self.damaged("its integrity check failed".into()));

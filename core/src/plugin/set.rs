@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use divvy_plugin::{Held, OpenRequest, RestoreRequest};
 
 use super::client::{CallError, Client};
@@ -11,7 +13,7 @@ use super::find::{self, FindError};
 use crate::model::{Device, Inventory, Record};
 
 /// Where plugins are and what they are told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// The folder; `None`: the first of the usual ones that exists.
     pub folder: Option<PathBuf>,

@@ -13,7 +13,7 @@ use divvy_plugin::{
 /// What a plugin said that cannot be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Lie(String);
+pub(crate) struct Lie(String);
 
 type Checked = Result<(), Lie>;
 

@@ -13,7 +13,7 @@ use rustix::io::FdFlags;
 ///
 /// # Errors
 /// It is not open.
-pub fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: only used to ask the kernel about the number; EBADF is an error.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC)?;
@@ -26,7 +26,7 @@ pub fn take_fd(fd: RawFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// It is not open, or no socket.
-pub fn take_socket(fd: RawFd) -> io::Result<UnixStream> {
+pub(crate) fn take_socket(fd: RawFd) -> io::Result<UnixStream> {
     let owned = take_fd(fd)?;
     if FileType::from_raw_mode(fstat(&owned)?.st_mode) != FileType::Socket {
         return Err(io::Error::other(format!("descriptor {fd} is not a socket")));
@@ -38,7 +38,7 @@ pub fn take_socket(fd: RawFd) -> io::Result<UnixStream> {
 ///
 /// # Errors
 /// `/proc` is not mounted.
-pub fn close_all_except(keep: &[RawFd]) -> io::Result<()> {
+pub(crate) fn close_all_except(keep: &[RawFd]) -> io::Result<()> {
     for fd in open_fds()? {
         if !keep.contains(&fd) {
             // SAFETY: at process start nothing in this process owns it.
@@ -53,7 +53,7 @@ pub fn close_all_except(keep: &[RawFd]) -> io::Result<()> {
 ///
 /// # Errors
 /// `/proc` is not mounted.
-pub fn inherit_nothing() -> io::Result<()> {
+pub(crate) fn inherit_nothing() -> io::Result<()> {
     for fd in open_fds()? {
         if fd > 2 {
             // SAFETY: borrowed for one call; closed meanwhile means EBADF.
@@ -84,7 +84,7 @@ fn open_fds() -> io::Result<Vec<RawFd>> {
 ///
 /// # Errors
 /// Not root, or a seccomp filter forbids it.
-pub fn private_mounts() -> io::Result<()> {
+pub(crate) fn private_mounts() -> io::Result<()> {
     // SAFETY: NEWNS concerns no file descriptor and no memory; the process has
     // one thread, so no other thread's view of the file system changes.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
@@ -93,4 +93,14 @@ pub fn private_mounts() -> io::Result<()> {
         rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC,
     )?;
     Ok(())
+}
+
+/// A descriptor to be waited for. Inside a tokio runtime only.
+///
+/// # Errors
+/// The kernel cannot poll it.
+pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` always answers with the same, open descriptor, and
+    // gives it up only when it is dropped, after deregistration.
+    unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(|e| e.into_parts().1)
 }

@@ -3,7 +3,7 @@
 #[allow(unsafe_code)]
 mod ffi;
 
-pub use ffi::{close_all_except, inherit_nothing, private_mounts, take_fd, take_socket};
+pub(crate) use ffi::{async_fd, close_all_except, inherit_nothing, private_mounts, take_fd, take_socket};
 
 use std::io;
 
@@ -11,7 +11,7 @@ use std::io;
 ///
 /// # Errors
 /// The kernel's; or the parent is gone already.
-pub fn die_with_parent(parent: i32) -> io::Result<()> {
+pub(crate) fn die_with_parent(parent: i32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     // The parent may have died before the line above: then nobody will signal.
     if rustix::process::getppid().map(|p| p.as_raw_nonzero().get()) != Some(parent) {
@@ -24,13 +24,13 @@ pub fn die_with_parent(parent: i32) -> io::Result<()> {
 ///
 /// # Errors
 /// `/proc` is not mounted.
-pub fn boot_id() -> io::Result<String> {
+pub(crate) fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// Milliseconds since 1970.
 #[must_use]
-pub fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
@@ -39,7 +39,7 @@ pub fn now_ms() -> u64 {
 ///
 /// # Errors
 /// `/dev/urandom` cannot be read.
-pub fn random() -> io::Result<[u8; 6]> {
+pub(crate) fn random() -> io::Result<[u8; 6]> {
     use std::io::Read;
     let mut bytes = [0; 6];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -48,14 +48,14 @@ pub fn random() -> io::Result<[u8; 6]> {
 
 /// Is this process root?
 #[must_use]
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// While it lives, panics on this thread print nothing: for code whose panics
 /// are caught and reported in words.
 #[derive(Debug)]
-pub struct QuietPanics(());
+pub(crate) struct QuietPanics(());
 
 thread_local! {
     static QUIET: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
@@ -63,7 +63,7 @@ thread_local! {
 
 /// Begins a stretch of code whose panics are caught.
 #[must_use]
-pub fn quiet_panics() -> QuietPanics {
+pub(crate) fn quiet_panics() -> QuietPanics {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();

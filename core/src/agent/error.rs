@@ -1,0 +1,128 @@
+//! What can go wrong, with codes that do not change.
+
+use crate::allocate::Refusal;
+use crate::launch::image::ImageError;
+use crate::launch::{LaunchError, MergeError, MountError};
+use crate::ledger::LedgerError;
+use crate::model::{AmountTextError, NameError};
+use crate::plugin::{CallError, OpenError};
+
+/// Why the agent did not do what was asked. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The request cannot be granted.
+    #[error("{refusal}{}", .held_by.as_ref().map(|h| format!("; held by {h}")).unwrap_or_default())]
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// Who holds what was asked for.
+        held_by: Option<String>,
+    },
+    /// An amount that cannot be read.
+    #[error(transparent)]
+    Amount(#[from] AmountTextError),
+    /// A name that is none.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A name that another workload has.
+    #[error("the name {name} is taken by a workload that is {state}; choose another, or `divvy rm {name}` when it has ended")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Where that one stands.
+        state: &'static str,
+    },
+    /// No such workload.
+    #[error("there is no workload {0:?}; `divvy ps -a` lists them")]
+    NoSuchWorkload(String),
+    /// Several workloads.
+    #[error("several workloads' ids begin with {0:?}; write more of it")]
+    Ambiguous(String),
+    /// It has not ended.
+    #[error("the workload {0} has not ended; stop it first: divvy stop {0}")]
+    StillThere(String),
+    /// It is not running.
+    #[error("the workload {0} is not running")]
+    NotRunning(String),
+    /// A variable that only plugins set.
+    #[error("the environment variable {0} is set by a plugin to match what is granted; leave it out of -e")]
+    ReservedEnv(String),
+    /// A variable that is none.
+    #[error("-e {0:?} is not NAME=VALUE with a NAME of letters, digits and '_'")]
+    Env(String),
+    /// No command.
+    #[error("there is no command to run; write it after `--`, as in: divvy run --cpu 1 -- python3 train.py")]
+    NoCommand,
+    /// The root filesystem.
+    #[error("{0}")]
+    Root(String),
+    /// Something of ours that needs root.
+    #[error("divvy {0} needs root: it makes cgroups and namespaces; try: sudo divvy {0} …")]
+    NeedsRoot(&'static str),
+    /// Edits that contradict each other.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    /// The plugins as a whole.
+    #[error(transparent)]
+    Plugins(#[from] OpenError),
+    /// A plugin.
+    #[error("{error}{}", if *.undone { "; nothing was started and nothing is held" } else { "" })]
+    Plugin {
+        /// What happened.
+        error: CallError,
+        /// Something had been begun and was undone.
+        undone: bool,
+    },
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The launcher.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The system.
+    #[error("{0}: {1}")]
+    System(&'static str, std::io::Error),
+}
+
+impl From<CallError> for AgentError {
+    fn from(error: CallError) -> Self {
+        Self::Plugin { error, undone: false }
+    }
+}
+
+impl AgentError {
+    /// The stable code, for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { refusal, .. } => refusal.code.as_str(),
+            Self::Amount(_) => "invalid_amount",
+            Self::Name(_) => "invalid_name",
+            Self::NameTaken { .. } => "name_taken",
+            Self::NoSuchWorkload(_) => "unknown_workload",
+            Self::Ambiguous(_) => "ambiguous_workload",
+            Self::StillThere(_) => "not_ended",
+            Self::NotRunning(_) => "not_running",
+            Self::ReservedEnv(_) => "reserved_env",
+            Self::Env(_) => "invalid_env",
+            Self::NoCommand => "no_command",
+            Self::Root(_) => "invalid_root",
+            Self::NeedsRoot(_) => "needs_root",
+            Self::Merge(_) => "edits_conflict",
+            Self::Plugins(OpenError::Find(_)) => "plugin_folder",
+            Self::Plugins(_) => "invalid_setting",
+            Self::Plugin { error, .. } => error.code(),
+            Self::Ledger(error) => error.code(),
+            Self::Launch(error) => error.code(),
+            Self::Mount(_) => "invalid_mount",
+            Self::Image(error) => error.code(),
+            Self::System(..) => "system",
+        }
+    }
+}

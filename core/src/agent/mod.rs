@@ -1,0 +1,170 @@
+//! The workload state machine: ties inventory, allocation, ledger, plugins,
+//! launcher and monitor together.
+//!
+//! # One request
+//!
+//! [`Agent::run`] follows it from top to bottom: lock a folder → decide and
+//! write the intent, under the ledger's lock → plugins turn slices into edits
+//! → the bundle is rendered → a monitor makes the container → it is proven →
+//! the ledger says `running` → go. Whatever fails on the way is undone in
+//! reverse. If this process dies on the way, the folder's lock falls free, and
+//! the next `divvy` undoes it ([`Agent::recover`]).
+//!
+//! [`settle`] is the way back, walked by the monitor or, if that died, by
+//! whoever finds the workload.
+//!
+//! # What fails how
+//!
+//! Every error has a stable [`code`](AgentError::code) and changes nothing.
+
+mod error;
+mod recover;
+mod run;
+mod settle;
+mod view;
+
+pub use error::AgentError;
+pub use run::{RootRequest, RunRequest, Started};
+pub use settle::settle;
+pub use view::{DeviceView, Usage, describe_inventory};
+
+use std::path::{Path, PathBuf};
+
+use crate::launch::Folder;
+use crate::ledger::Ledger;
+use crate::model::{Inventory, Record, State};
+use crate::plugin::{CallError, Set};
+use crate::{plugin, sys};
+
+/// Where an agent keeps its things and finds its plugins.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The state folder.
+    pub state: PathBuf,
+    /// The `divvy` executable, which is started again as plugin host, monitor
+    /// and OCI runtime.
+    pub exe: PathBuf,
+    /// The plugins.
+    pub plugins: plugin::Settings,
+}
+
+/// An agent: opens nothing until it is asked.
+#[derive(Debug)]
+pub struct Agent {
+    settings: Settings,
+    ledger: Ledger,
+    plugins: Set,
+}
+
+impl Agent {
+    /// An agent with these settings. Finds the plugins; starts none.
+    ///
+    /// # Errors
+    /// The plugin folder.
+    pub fn open(settings: Settings) -> Result<Self, AgentError> {
+        let plugins = Set::open(&settings.plugins)?;
+        Ok(Self { ledger: Ledger::new(&settings.state), settings, plugins })
+    }
+
+    /// Its ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Its plugins.
+    #[must_use]
+    pub fn plugins(&self) -> &Set {
+        &self.plugins
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What there is, and which plugins could not say.
+    pub async fn inventory(&self) -> (Inventory, Vec<(String, CallError)>) {
+        self.plugins.inventory().await
+    }
+
+    /// All workloads, oldest first, after bringing the ledger up to date with
+    /// what became of them.
+    ///
+    /// # Errors
+    /// The ledger.
+    pub async fn workloads(&self) -> Result<Vec<Record>, AgentError> {
+        if sys::is_root() {
+            self.recover().await?;
+        }
+        Ok(self.ledger.records()?)
+    }
+
+    /// The workload of this name, or whose id begins so.
+    ///
+    /// # Errors
+    /// There is none, or several.
+    pub async fn find(&self, name: &str) -> Result<Record, AgentError> {
+        let mut records = self.workloads().await?;
+        if let Some(at) = records.iter().position(|r| r.name == name || r.id == name) {
+            return Ok(records.swap_remove(at));
+        }
+        let begins = |r: &Record| name.len() >= 3 && r.id.starts_with(name);
+        let mut found = records.into_iter().filter(begins);
+        match (found.next(), found.next()) {
+            (Some(record), None) => Ok(record),
+            (None, _) => Err(AgentError::NoSuchWorkload(name.to_owned())),
+            _ => Err(AgentError::Ambiguous(name.to_owned())),
+        }
+    }
+
+    /// The folder of a workload.
+    #[must_use]
+    pub fn folder(&self, id: &str) -> Folder {
+        Folder::new(&self.settings.state, id)
+    }
+
+    /// Forgets a workload that has ended: its record, exit code and logs.
+    ///
+    /// # Errors
+    /// It has not ended.
+    pub fn remove(&self, record: &Record) -> Result<(), AgentError> {
+        self.ledger.transact(|t| match t.get(&record.id) {
+            Some(r) if r.state != State::Exited => Err(AgentError::StillThere(r.name.clone())),
+            _ => {
+                t.remove(&record.id);
+                Ok(())
+            }
+        })?;
+        self.folder(&record.id).remove();
+        Ok(())
+    }
+
+    /// Sets a damaged ledger aside and makes a new one from the copies that the
+    /// workloads' folders carry. Returns the records found, what could not be
+    /// read, and where the old file is.
+    ///
+    /// # Errors
+    /// The state folder.
+    pub fn rebuild(&self) -> Result<(Vec<Record>, Vec<String>, Option<PathBuf>), AgentError> {
+        let (records, unreadable) = copies(&self.settings.state);
+        let aside = self.ledger.rebuild(records.clone())?;
+        Ok((records, unreadable, aside))
+    }
+}
+
+/// The second copies of the ledger's records.
+fn copies(state: &Path) -> (Vec<Record>, Vec<String>) {
+    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
+    let entries = std::fs::read_dir(state.join("workloads"));
+    for entry in entries.into_iter().flatten().filter_map(Result::ok) {
+        let id = entry.file_name().to_string_lossy().into_owned();
+        match Folder::new(state, &id).record() {
+            Ok(record) if record.id == id => records.push(record),
+            Ok(_) => unreadable.push(format!("{id}: it carries another's record")),
+            Err(error) => unreadable.push(format!("{id}: {error}")),
+        }
+    }
+    (records, unreadable)
+}

@@ -1,0 +1,539 @@
+//! From a request to a running container.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use divvy_plugin::{Device, PrepareRequest, StartedRequest};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::{Agent, AgentError, settle};
+use crate::allocate::{Demand, Snapshot, allocate};
+use crate::launch::{
+    self, BindMount, Container, Folder, Identity, Job, LaunchError, Network, Root, Runtime, Wanted,
+    image, merge,
+};
+use crate::model::{
+    Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
+};
+use crate::plugin::validate;
+use crate::{frames, monitor, sys};
+
+/// How long a monitor may take to make or start a container: the runtime's
+/// own limit and a little.
+const MONITOR: Duration = Duration::from_secs(70);
+/// Variables that choose devices by the runtime's or a library's rule, which
+/// no image and no user may set even where no plugin reserves them (S1, S2).
+const DEVICE_VARIABLES: [&str; 6] = [
+    "*_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "NVIDIA_REQUIRE_*",
+    "GPU_DEVICE_ORDINAL",
+    "DOCKER_RESOURCE_*",
+    "LD_AUDIT",
+];
+
+/// Where the root filesystem comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootRequest {
+    /// The host's own, with the current folder bound read-write.
+    Host {
+        /// The folder that is bound, and the working directory.
+        current: PathBuf,
+    },
+    /// A folder.
+    Folder(PathBuf),
+    /// An OCI layout or a docker archive.
+    Image {
+        /// The file or folder.
+        path: PathBuf,
+        /// Which of its images.
+        reference: Option<String>,
+    },
+}
+
+/// All that a caller can say of a workload.
+#[derive(Clone, Debug)]
+pub struct RunRequest {
+    /// Amounts of slots.
+    pub resources: Request,
+    /// The name; `None`: one is made.
+    pub name: Option<String>,
+    /// The root.
+    pub root: RootRequest,
+    /// The command; empty: the image's.
+    pub command: Vec<String>,
+    /// Variables that must reach it: a reserved one is an error.
+    pub env: Vec<(String, String)>,
+    /// Variables that it may have: reserved ones are dropped.
+    pub inherited: Vec<(String, String)>,
+    /// The working directory; `None`: the image's, or the current one.
+    pub workdir: Option<String>,
+    /// `USER[:GROUP]`; `None`: the image's, or the calling user.
+    pub user: Option<String>,
+    /// The calling user.
+    pub caller: Identity,
+    /// Checked mounts.
+    pub mounts: Vec<BindMount>,
+    /// A terminal?
+    pub tty: bool,
+    /// Input?
+    pub stdin: bool,
+    /// The network.
+    pub network: Network,
+    /// Size of `/dev/shm`, bytes; `None`: 64 MiB.
+    pub shm_bytes: Option<u64>,
+    /// Forget it when it has ended?
+    pub remove_on_exit: bool,
+    /// The OCI runtime.
+    pub runtime: Wanted,
+}
+
+/// A workload that is proven and waits for its go.
+#[derive(Debug)]
+pub struct Started {
+    /// What the ledger says.
+    pub record: Record,
+    /// Its folder.
+    pub folder: Folder,
+    /// Things to tell the user.
+    pub notes: Vec<String>,
+    control: UnixStream,
+}
+
+impl Started {
+    /// Lets it run. Attach before this, so that nothing is missed.
+    ///
+    /// # Errors
+    /// The runtime could not start it; the monitor has settled it.
+    pub async fn go(&mut self) -> Result<(), AgentError> {
+        let gone = |why: String| LaunchError::Container { step: "started", why };
+        frames::send_json(&mut self.control, &monitor::Order::Go)
+            .await
+            .map_err(|e| gone(format!("its monitor is gone: {e}")))?;
+        match report(&mut self.control).await? {
+            monitor::Report::Started => Ok(()),
+            _ => Err(gone("its monitor lost its place".into()).into()),
+        }
+    }
+}
+
+/// What is known of a workload before anything is taken.
+struct Plan {
+    name: String,
+    job: Job,
+    root: Root,
+    root_name: String,
+    runtime: Runtime,
+    notes: Vec<String>,
+}
+
+impl Agent {
+    /// Allocates, makes and proves a workload. The caller attaches, if it
+    /// wants its output, and then lets it [`go`](Started::go).
+    ///
+    /// # Errors
+    /// Any [`AgentError`]; nothing is then held and nothing runs.
+    pub async fn run(&self, request: RunRequest) -> Result<Started, AgentError> {
+        if !sys::is_root() {
+            return Err(AgentError::NeedsRoot("run"));
+        }
+        self.recover().await?;
+        let (inventory, failed) = self.inventory().await;
+        let id = new_allocation_id(sys::random().map_err(|e| AgentError::System("no random numbers", e))?);
+        let plan = self.plan(&id, &request, &inventory)?;
+        let folder = self.folder(&id);
+        let lock = folder.create()?;
+        let record = match self.reserve(&id, &plan, &request, &inventory, failed) {
+            Ok(record) => record,
+            Err(error) => {
+                folder.remove();
+                return Err(error);
+            }
+        };
+        match self.launch(&folder, lock, plan, record.clone(), &inventory).await {
+            Ok(started) => Ok(started),
+            Err(error) => {
+                self.undo(&folder, &record).await;
+                Err(match error {
+                    AgentError::Plugin { error, .. } => AgentError::Plugin { error, undone: true },
+                    other => other,
+                })
+            }
+        }
+    }
+
+    /// Checks all that can be checked without taking anything.
+    fn plan(&self, id: &str, request: &RunRequest, inventory: &Inventory) -> Result<Plan, AgentError> {
+        let name = request.name.clone().unwrap_or_else(|| format!("w-{}", &id[..6]));
+        check_workload_name(&name)?;
+        let state = &self.settings.state;
+        let runtime = launch::pick(&request.runtime, &self.settings.exe, state)?;
+        let mut notes = Vec::new();
+        let mut job = Job {
+            id: id.to_owned(),
+            name: name.clone(),
+            command: request.command.clone(),
+            env: self.user_env(request, inventory)?,
+            workdir: "/".into(),
+            user: request.caller.clone(),
+            mounts: request.mounts.clone(),
+            hidden: vec![],
+            masked: vec![],
+            tty: request.tty,
+            stdin: request.stdin,
+            network: request.network,
+            shm_bytes: request.shm_bytes.unwrap_or(launch::SHM_BYTES),
+            stop_signal: "SIGTERM".into(),
+        };
+        let mut image_user = None;
+        let (root, root_name) = match &request.root {
+            RootRequest::Host { current } => {
+                notes.extend(on_host_root(&mut job, current, state)?);
+                (Root::Host, "host".to_owned())
+            }
+            RootRequest::Folder(path) => {
+                let real = path.canonicalize().ok().filter(|p| p.is_dir()).ok_or_else(|| {
+                    AgentError::Root(format!("--rootfs {}: there is no such folder", path.display()))
+                })?;
+                if !["bin", "usr", "lib", "sbin"].iter().any(|d| real.join(d).is_dir()) {
+                    return Err(AgentError::Root(format!(
+                        "--rootfs {} is no root filesystem: it has neither bin, sbin, usr nor lib",
+                        path.display()
+                    )));
+                }
+                job.user = Identity::default();
+                (Root::Folder(real.clone()), real.display().to_string())
+            }
+            RootRequest::Image { path, reference } => {
+                let opened = image::open(path, reference.as_deref(), &state.join("images"))?;
+                notes.extend(opened.notes.clone());
+                apply_image(&mut job, &opened.config, inventory);
+                image_user = Some(opened.config.user).filter(|u| !u.is_empty());
+                (Root::Layers(opened.layers), path.display().to_string())
+            }
+        };
+        if job.command.is_empty() {
+            return Err(AgentError::NoCommand);
+        }
+        if job.command.iter().any(|word| word.contains('\0')) {
+            return Err(AgentError::Root("the command holds a NUL character".into()));
+        }
+        if let Some(workdir) = &request.workdir {
+            job.workdir.clone_from(workdir);
+        }
+        launch::check_workdir(&job.workdir)?;
+        if let Some(user) = request.user.clone().or(image_user) {
+            job.user = identity(&user, &root)?;
+        }
+        Ok(Plan { name, job, root, root_name, runtime, notes })
+    }
+
+    /// The user's own variables: what was inherited, less what is reserved,
+    /// then `-e`, of which a reserved one is an error.
+    fn user_env(
+        &self,
+        request: &RunRequest,
+        inventory: &Inventory,
+    ) -> Result<Vec<(String, String)>, AgentError> {
+        let mut env: BTreeMap<String, String> = BTreeMap::new();
+        for (name, value) in &request.inherited {
+            if validate::env_name(name) && !reserved(name, inventory) && !value.contains('\0') {
+                env.insert(name.clone(), value.clone());
+            }
+        }
+        for (name, value) in &request.env {
+            if !validate::env_name(name) || value.contains('\0') {
+                return Err(AgentError::Env(format!("{name}={value}")));
+            }
+            if reserved(name, inventory) {
+                return Err(AgentError::ReservedEnv(name.clone()));
+            }
+            env.insert(name.clone(), value.clone());
+        }
+        Ok(env.into_iter().collect())
+    }
+
+    /// Decides and writes the intent, in one transaction.
+    fn reserve(
+        &self,
+        id: &str,
+        plan: &Plan,
+        request: &RunRequest,
+        inventory: &Inventory,
+        failed: Vec<(String, crate::plugin::CallError)>,
+    ) -> Result<Record, AgentError> {
+        let boot_id = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
+        self.ledger.transact(|t| {
+            if let Some(other) = t.records().iter().find(|r| r.name == plan.name) {
+                return Err(AgentError::NameTaken { name: other.name.clone(), state: other.state.word() });
+            }
+            let mut snapshot = Snapshot::new(inventory);
+            let held: Vec<&Record> = t.records().iter().filter(|r| r.holds()).collect();
+            for problem in snapshot.hold(held.iter().flat_map(|r| &r.slices)) {
+                tracing::warn!("{problem}");
+            }
+            let decided = Demand::resolve(&snapshot, &request.resources)
+                .and_then(|demand| Ok((allocate(&snapshot, &demand)?, demand)));
+            let (grants, demand) = match decided {
+                Ok(decided) => decided,
+                Err(refusal) => {
+                    // A slot is unknown because its plugin is down: say that.
+                    if let Some((_, error)) = failed.into_iter().find(|(plugin, error)| {
+                        let mine = refusal.slot.split('.').next() == Some(plugin);
+                        (mine || inventory.plugins.is_empty()) && !error.is_absent()
+                    }) {
+                        return Err(error.into());
+                    }
+                    let held_by = holders(&held, &refusal.slot);
+                    return Err(AgentError::Refused { refusal, held_by });
+                }
+            };
+            let record = Record {
+                id: id.to_owned(),
+                name: plan.name.clone(),
+                state: State::Preparing,
+                remove_on_exit: request.remove_on_exit,
+                owner: request.caller.uid,
+                boot_id,
+                created_ms: sys::now_ms(),
+                asked: demand.amounts(&snapshot).map(|(n, a)| (n.to_owned(), a)).collect(),
+                slices: grants.into_iter().map(|g| snapshot.slice(g)).collect(),
+                edits: BTreeMap::new(),
+                launcher: "oci".into(),
+                runtime: plan.runtime.name.clone(),
+                root: plan.root_name.clone(),
+                command: plan.job.command.clone(),
+                pid: None,
+                exit: None,
+            };
+            t.put(record.clone());
+            Ok(record)
+        })
+    }
+
+    /// From the intent to a proven container.
+    async fn launch(
+        &self,
+        folder: &Folder,
+        lock: File,
+        plan: Plan,
+        mut record: Record,
+        inventory: &Inventory,
+    ) -> Result<Started, AgentError> {
+        folder.save_record(&record)?;
+        record.edits = self.prepare(&record, inventory).await?;
+        let edits = merge(&record.edits)?;
+
+        let init = launch::write_init(&self.settings.state)?;
+        let spec = launch::render(&plan.job, &edits, &folder.rootfs(), &init)?;
+        folder.save_bundle(&spec)?;
+        folder.save_container(&Container {
+            id: record.id.clone(),
+            runtime: plan.runtime,
+            root: plan.root,
+            tty: plan.job.tty,
+            stdin: plan.job.stdin,
+            stop_signal: plan.job.stop_signal,
+        })?;
+        let settings = monitor::Settings {
+            state: self.settings.state.clone(),
+            plugins: self.settings.plugins.clone(),
+        };
+        let path = folder.path.join("settings.json");
+        serde_json::to_vec(&settings)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| std::fs::write(&path, bytes))
+            .map_err(LaunchError::file("cannot write", &path))?;
+
+        let control = monitor::spawn(&self.settings.exe, folder, lock, false)?;
+        control.set_nonblocking(true).map_err(|e| AgentError::System("the monitor's socket", e))?;
+        let mut control =
+            UnixStream::from_std(control).map_err(|e| AgentError::System("the monitor's socket", e))?;
+        match self.prove_and_commit(&mut control, folder, &edits, record).await {
+            Ok(record) => Ok(Started { record, folder: folder.clone(), notes: plan.notes, control }),
+            Err(error) => {
+                // The monitor deletes the container when we hang up; wait for
+                // it, so that the slices are not free before that.
+                let _ = tokio::io::AsyncWriteExt::shutdown(&mut control).await;
+                let _ = timeout(MONITOR, async {
+                    while let Ok(Some(_)) = frames::receive(&mut control).await {}
+                })
+                .await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(&self, record: &Record, inventory: &Inventory) -> Result<BTreeMap<String, Edits>, AgentError> {
+        let mut all = BTreeMap::new();
+        for name in record.plugins() {
+            let Some(client) = self.plugins.get(name) else { continue };
+            let devices: BTreeMap<&str, &Device> = inventory
+                .devices
+                .iter()
+                .filter(|d| d.plugin == name)
+                .map(|d| (d.device.id.as_str(), &d.device))
+                .collect();
+            let request =
+                PrepareRequest { allocation: record.id.clone(), slices: record.slices_of(name) };
+            all.insert(name.to_owned(), client.prepare(&request, &devices).await?);
+        }
+        Ok(all)
+    }
+
+    async fn prove_and_commit(
+        &self,
+        control: &mut UnixStream,
+        folder: &Folder,
+        edits: &Edits,
+        mut record: Record,
+    ) -> Result<Record, AgentError> {
+        let pid = match report(control).await? {
+            monitor::Report::Created { pid } => pid,
+            _ => {
+                let why = "its monitor lost its place".into();
+                return Err(LaunchError::Container { step: "made", why }.into());
+            }
+        };
+        launch::prove(pid, edits)?;
+        for name in record.plugins() {
+            let Some(client) = self.plugins.get(name) else { continue };
+            client.started(&StartedRequest { allocation: record.id.clone(), pid }).await?;
+        }
+        record.state = State::Running;
+        record.pid = Some(pid);
+        folder.save_record(&record)?;
+        self.ledger.transact(|t| Ok::<_, AgentError>(t.put(record.clone())))?;
+        Ok(record)
+    }
+
+    /// Takes back an intent. What cannot be taken back now stays closed and
+    /// is tried again by [`recover`](Agent::recover).
+    async fn undo(&self, folder: &Folder, record: &Record) {
+        let undone = async {
+            settle::release(&self.plugins, record).await?;
+            self.ledger.transact(|t| Ok::<_, AgentError>(t.remove(&record.id)))
+        };
+        match undone.await {
+            Ok(()) => folder.remove(),
+            Err(error) => tracing::warn!("{}: cannot be undone yet: {error}", record.name),
+        }
+    }
+}
+
+async fn report(control: &mut UnixStream) -> Result<monitor::Report, AgentError> {
+    let failed = |step, why: String| AgentError::Launch(LaunchError::Container { step, why });
+    let received = timeout(MONITOR, frames::receive_json::<monitor::Report>(control)).await;
+    match received {
+        Err(_) => Err(failed("made", "its monitor does not answer".into())),
+        Ok(Ok(Some(monitor::Report::Failed { step, why }))) => {
+            Err(failed(if step == "started" { "started" } else { "made" }, why))
+        }
+        Ok(Ok(Some(report))) => Ok(report),
+        Ok(Ok(None) | Err(_)) => Err(failed("made", "its monitor ended; see monitor.log".into())),
+    }
+}
+
+/// `USER[:GROUP]` as the root filesystem knows them.
+fn identity(user: &str, root: &Root) -> Result<Identity, AgentError> {
+    let base = match root {
+        Root::Host => PathBuf::from("/"),
+        Root::Folder(folder) => folder.clone(),
+        // Layers are merged by the kernel only later; the topmost that has the
+        // file is what the merged view will show.
+        Root::Layers(layers) => passwd_layer(layers),
+    };
+    let found = image::lookup_user(&base, user)?;
+    Ok(Identity { uid: found.uid, gid: found.gid, groups: found.additional_gids })
+}
+
+/// Is this a variable that only plugins set?
+fn reserved(name: &str, inventory: &Inventory) -> bool {
+    let upper = name.to_ascii_uppercase();
+    validate::is_reserved(name, inventory.reserved_env())
+        || DEVICE_VARIABLES.iter().any(|pattern| match pattern.strip_prefix('*') {
+            Some(ending) => upper.ends_with(ending),
+            None => validate::is_reserved(&upper, [*pattern]),
+        })
+}
+
+/// `name (amount), …` of the workloads that hold some of a slot.
+fn holders(held: &[&Record], slot: &str) -> Option<String> {
+    let names: BTreeSet<String> = held
+        .iter()
+        .filter_map(|r| {
+            let mine = r.slices.iter().filter(|s| s.part.slot == slot);
+            let amount: crate::model::Amount = mine.map(|s| s.part.amount).sum();
+            (!amount.is_zero()).then(|| format!("{} ({amount})", r.name))
+        })
+        .collect();
+    (!names.is_empty()).then(|| names.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+/// The host's own root: the job runs as the caller in the current folder,
+/// which is bound read-write; other file systems read-only; sockets in /run
+/// and Divvy's state are not there.
+fn on_host_root(
+    job: &mut Job,
+    current: &std::path::Path,
+    state: &std::path::Path,
+) -> Result<Option<String>, AgentError> {
+    let system = |e| AgentError::System("cannot read the mounts of this machine", e);
+    let mut mounts = launch::host_mounts(state).map_err(system)?;
+    job.workdir = current.display().to_string();
+    job.hidden.push("/run".into());
+    job.masked.push(state.display().to_string());
+    let mut note = None;
+    let machine = ["/proc", "/sys", "/dev", "/run"].iter().any(|r| current.starts_with(r));
+    if current == std::path::Path::new("/") || machine {
+        note = Some(format!(
+            "{} is not bound: what the job writes there is discarded",
+            current.display()
+        ));
+    } else {
+        let source = current.to_owned();
+        mounts.push(BindMount { source, target: job.workdir.clone(), read_only: false });
+    }
+    // Names must resolve on the host's network, wherever the file really is.
+    let resolv = std::path::Path::new("/etc/resolv.conf");
+    if job.network == Network::Host
+        && let Ok(real) = resolv.canonicalize()
+        && real.starts_with("/run")
+    {
+        let target = real.display().to_string();
+        mounts.push(BindMount { source: real, target, read_only: true });
+    }
+    mounts.append(&mut job.mounts);
+    job.mounts = mounts;
+    Ok(note)
+}
+
+/// What an image says, where the user did not; never a reserved variable.
+fn apply_image(job: &mut Job, config: &image::ImageConfig, inventory: &Inventory) {
+    let mut env: BTreeMap<String, String> = config
+        .env
+        .iter()
+        .filter(|(name, _)| validate::env_name(name) && !reserved(name, inventory))
+        .cloned()
+        .collect();
+    env.extend(std::mem::take(&mut job.env));
+    job.env = env.into_iter().collect();
+    let command = if job.command.is_empty() { config.cmd.clone() } else { job.command.clone() };
+    job.command = config.entrypoint.iter().cloned().chain(command).collect();
+    if !config.working_dir.is_empty() {
+        job.workdir.clone_from(&config.working_dir);
+    }
+    if let Some(signal) = &config.stop_signal {
+        job.stop_signal.clone_from(signal);
+    }
+    job.user = Identity::default();
+}
+
+/// The topmost layer that has a passwd file.
+fn passwd_layer(layers: &[PathBuf]) -> PathBuf {
+    let with = layers.iter().rev().find(|l| l.join("etc/passwd").is_file());
+    with.or(layers.last()).cloned().unwrap_or_else(|| "/nonexistent".into())
+}

@@ -1,0 +1,69 @@
+//! What people and programs see of the machine.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::allocate::{Problem, Snapshot};
+use crate::model::{Amount, Device, Inventory, Record};
+
+/// One capacity of a device, with what is held of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// All of it.
+    pub total: Amount,
+    /// Never handed out.
+    pub reserved: Amount,
+    /// Held.
+    pub used: Amount,
+}
+
+/// A device with what is held of it, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceView {
+    /// What its plugin reported.
+    #[serde(flatten)]
+    pub device: Device,
+    /// Its capacities with what is held of each.
+    pub usage: BTreeMap<String, Usage>,
+    /// Names of the workloads that hold a slice of it.
+    pub holders: Vec<String>,
+    /// Why no new work is placed on it, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
+}
+
+/// The inventory with what the records hold of it.
+#[must_use]
+pub fn describe_inventory(
+    inventory: &Inventory,
+    records: &[Record],
+) -> (Vec<DeviceView>, Vec<Problem>) {
+    let mut snapshot = Snapshot::new(inventory);
+    let held: Vec<&Record> = records.iter().filter(|r| r.holds()).collect();
+    let problems = snapshot.hold(held.iter().flat_map(|r| &r.slices));
+    let views = inventory
+        .devices
+        .iter()
+        .map(|device| {
+            let name = device.name();
+            let usage = device
+                .device
+                .capacities
+                .iter()
+                .map(|(capacity, c)| {
+                    let used = snapshot.cell(&name, capacity).map_or(Amount::ZERO, |cell| cell.used);
+                    (capacity.clone(), Usage { total: c.total, reserved: c.reserved, used })
+                })
+                .collect();
+            let holders = held
+                .iter()
+                .filter(|r| r.slices.iter().any(|s| s.device() == name))
+                .map(|r| r.name.clone())
+                .collect();
+            let closed = snapshot.closed(&name).map(str::to_owned);
+            DeviceView { device: device.clone(), usage, holders, closed }
+        })
+        .collect();
+    (views, problems)
+}

@@ -1,0 +1,120 @@
+//! `divvy describe`.
+
+use serde_json::json;
+
+use super::args::{Global, Named};
+use super::output::{Failure, ago, print_json, printable};
+use super::{agent, need_root, ps};
+use crate::agent::{AgentError, describe_inventory};
+use crate::model::{Record, format_amount};
+
+pub(super) async fn run(global: &Global, args: &Named) -> Result<u8, Failure> {
+    need_root("describe")?;
+    let agent = agent(global)?;
+    let record = match agent.find(&args.name).await {
+        Ok(record) => record,
+        Err(AgentError::NoSuchWorkload(_)) if args.name.contains('/') => {
+            return device(global, &agent, &args.name).await;
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if global.json {
+        print_json(&json!({ "workload": record }));
+    } else {
+        show(&record);
+    }
+    Ok(0)
+}
+
+async fn device(
+    global: &Global,
+    agent: &crate::agent::Agent,
+    name: &str,
+) -> Result<u8, Failure> {
+    let records = agent.ledger().records()?;
+    let (inventory, _) = agent.inventory().await;
+    let (views, _) = describe_inventory(&inventory, &records);
+    let Some(view) = views.into_iter().find(|v| v.device.name().to_string() == name) else {
+        return Err(AgentError::NoSuchWorkload(name.to_owned()).into());
+    };
+    if global.json {
+        print_json(&json!({ "device": view }));
+        return Ok(0);
+    }
+    let device = &view.device.device;
+    println!("device      {}", view.device.name());
+    println!("model       {}", printable(&device.model));
+    println!("kind        {}", printable(&device.kind));
+    for (capacity, u) in &view.usage {
+        println!("{capacity:<11} {} held, {} reserved, of {}", u.used, u.reserved, u.total);
+    }
+    for (key, attribute) in &device.attributes {
+        let value = serde_json::to_value(&attribute.value).unwrap_or_default();
+        let value = value.as_object().and_then(|o| o.values().next()).cloned().unwrap_or_default();
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let unit = attribute.unit.as_deref().unwrap_or("");
+        println!("{key:<11} {} {unit}", printable(&value));
+    }
+    println!("held by     {}", view.holders.join(" "));
+    if let Some(closed) = view.closed {
+        println!("closed      {}", printable(&closed));
+    }
+    Ok(0)
+}
+
+fn show(record: &Record) {
+    println!("name        {}", record.name);
+    println!("id          {}", record.id);
+    println!("state       {}", ps::state(record));
+    println!("created     {} ago", ago(record.created_ms));
+    println!("command     {}", printable(&record.command.join(" ")));
+    println!("root        {}", printable(&record.root));
+    println!("launcher    {}, {}", record.launcher, record.runtime);
+    if let Some(pid) = record.pid {
+        println!("pid         {pid}");
+    }
+    for slice in &record.slices {
+        let unit = if slice.part.slot == "mem" { "byte" } else { "" };
+        println!(
+            "slice       {} {} on {}",
+            slice.part.slot,
+            format_amount(slice.part.amount, unit),
+            slice.device()
+        );
+    }
+    for edits in record.edits.values() {
+        let limits = &edits.resources;
+        if let Some(cpus) = &limits.cpuset_cpus {
+            println!("cpus        {cpus}");
+        }
+        if let Some(mems) = &limits.cpuset_mems {
+            println!("numa nodes  {mems}");
+        }
+        if let Some(quota) = limits.cpu_quota {
+            println!("quota       {} µs in every {} µs", quota.quota_us, quota.period_us);
+        }
+        if let Some(bytes) = limits.memory_bytes {
+            println!("memory      {bytes} bytes");
+        }
+        for node in &edits.device_nodes {
+            println!("node        {} ({}:{})", printable(&node.path), node.major, node.minor);
+        }
+    }
+    let Some(exit) = &record.exit else { return };
+    if let Some(reason) = &exit.reason {
+        println!("ended       {}", printable(reason));
+    }
+    let ms = |us: u64| format!("{}.{:03} s", us / 1_000_000, us / 1000 % 1000);
+    if let Some(cpu) = exit.usage.cpu_us {
+        println!("cpu time    {}", ms(cpu));
+    }
+    if let Some(wall) = exit.usage.wall_us {
+        println!("wall time   {}", ms(wall));
+    }
+    if let Some(peak) = exit.usage.memory_peak_bytes {
+        println!("memory peak {peak} bytes");
+    }
+    for file in &exit.discarded {
+        println!("discarded   {}", printable(file));
+    }
+}

@@ -1,0 +1,116 @@
+//! The command line: one file a verb.
+//!
+//! Results go to stdout, as tables for people or with `--json` for programs;
+//! everything else goes to stderr. Exit codes: 0, the command's own for `run`
+//! and `exec`, 1 for a verb that found something wrong (`doctor`, `state
+//! check`), 2 for words that cannot be read, 125 for a failure of Divvy's, 126
+//! and 127 for a command that cannot be executed or found (as Docker's), 128 +
+//! n after signal n.
+
+mod args;
+mod completions;
+mod describe;
+mod devices;
+mod doctor;
+mod exec;
+mod logs;
+mod output;
+mod plugin;
+mod ps;
+mod rm;
+mod run;
+mod state;
+mod stop;
+mod terminal;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::agent::{Agent, AgentError};
+use crate::sys;
+use args::{Args, Verb};
+use output::Failure;
+
+/// Our own failures.
+const FAILED: u8 = 125;
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // clap's own words and codes: 0 for --help, 2 for a mistake.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    log(args.global.verbose);
+    // What our parent left open stays with us (S6).
+    if let Err(error) = sys::inherit_nothing() {
+        eprintln!("divvy: /proc cannot be read: {error}");
+        return ExitCode::from(FAILED);
+    }
+    let json = args.global.json;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(args)),
+        Err(error) => Err(AgentError::System("cannot start", error).into()),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.print(json);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+async fn dispatch(args: Args) -> Result<u8, Failure> {
+    let global = &args.global;
+    match args.verb {
+        Verb::Completions(verb) => completions::run(&verb),
+        Verb::State(verb) => state::run(global, &verb).await,
+        Verb::Doctor => doctor::run(global).await,
+        Verb::Run(verb) => run::run(global, *verb).await,
+        Verb::Devices => devices::run(global).await,
+        Verb::Ps(verb) => ps::run(global, &verb).await,
+        Verb::Describe(verb) => describe::run(global, &verb).await,
+        Verb::Logs(verb) => logs::run(global, &verb).await,
+        Verb::Exec(verb) => exec::run(global, verb).await,
+        Verb::Stop(verb) => stop::run(global, &verb).await,
+        Verb::Rm(verb) => rm::run(global, &verb).await,
+        Verb::Plugin(verb) => plugin::run(global, &verb).await,
+    }
+}
+
+/// An agent for this call.
+fn agent(global: &args::Global) -> Result<Agent, Failure> {
+    Ok(Agent::open(global.settings()?)?)
+}
+
+/// Verbs that touch containers or the ledger need root, and say so first.
+fn need_root(verb: &'static str) -> Result<(), AgentError> {
+    if sys::is_root() { Ok(()) } else { Err(AgentError::NeedsRoot(verb)) }
+}
+
+/// Warnings by default; more with `-v`, or what `DIVVY_LOG` says.
+fn log(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let default = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter =
+        EnvFilter::try_from_env("DIVVY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .try_init();
+}

@@ -1,0 +1,123 @@
+//! How answers and failures are written.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+use serde_json::json;
+
+use super::FAILED;
+use crate::agent::AgentError;
+use crate::model::{Amount, Inventory, format_amount};
+
+/// A failure, with its exit code.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Of the agent's: 125.
+    Agent(AgentError),
+    /// Of the words: 2.
+    Words { code: &'static str, message: String },
+}
+
+impl<E: Into<AgentError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Agent(error.into())
+    }
+}
+
+impl Failure {
+    pub(super) fn words(code: &'static str, message: String) -> Self {
+        Self::Words { code, message }
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Agent(_) => FAILED,
+            Self::Words { .. } => 2,
+        }
+    }
+
+    pub(super) fn print(&self, json: bool) {
+        let (code, message) = match self {
+            Self::Agent(error) => (error.code(), error.to_string()),
+            Self::Words { code, message } => (*code, message.clone()),
+        };
+        if json {
+            eprintln!("{}", json!({ "error": { "code": code, "message": message } }));
+        } else {
+            eprintln!("divvy: {} [{code}]", printable(&message));
+        }
+    }
+}
+
+/// Prints a document.
+pub(super) fn print_json(document: &impl Serialize) {
+    match serde_json::to_string_pretty(document) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("divvy: cannot be written as JSON: {error}"),
+    }
+}
+
+/// A table for people.
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    table
+}
+
+/// Prints a table without trailing blanks.
+pub(super) fn print_table(table: &Table) {
+    for line in table.lines() {
+        println!("{}", line.trim());
+    }
+}
+
+/// Strings from containers, plugins and users never move a person's cursor
+/// (S20).
+pub(super) fn printable(text: &str) -> String {
+    let odd = |c: char| {
+        c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    };
+    text.chars()
+        .flat_map(|c| if odd(c) { c.escape_unicode().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
+}
+
+/// `cpu 0.5, mem 256 MiB`.
+pub(super) fn amounts<'a>(
+    amounts: impl IntoIterator<Item = (&'a String, &'a Amount)>,
+    inventory: Option<&Inventory>,
+) -> String {
+    let all: Vec<String> = amounts
+        .into_iter()
+        .map(|(slot, amount)| {
+            let unit = inventory.and_then(|i| i.slot(slot)).map_or_else(
+                || if slot == "mem" || slot.ends_with(".mem") { "byte" } else { "" },
+                |s| s.unit.as_str(),
+            );
+            format!("{slot} {}", format_amount(*amount, unit))
+        })
+        .collect();
+    all.join(", ")
+}
+
+/// `3m`, `2h`: how long ago.
+pub(super) fn ago(since_ms: u64) -> String {
+    let seconds = crate::sys::now_ms().saturating_sub(since_ms) / 1000;
+    match seconds {
+        0..=59 => format!("{seconds}s"),
+        60..=3599 => format!("{}m", seconds / 60),
+        3600..=86_399 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_moves_the_cursor() {
+        assert_eq!(printable("a\x1b[31mb\u{202e}c\nd"), "a\\u{1b}[31mb\\u{202e}c\\u{a}d");
+        assert_eq!(printable("naïve ✓"), "naïve ✓");
+    }
+}

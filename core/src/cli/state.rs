@@ -1,0 +1,85 @@
+//! `divvy state`.
+
+use serde_json::json;
+
+use super::args::{Global, State};
+use super::output::{Failure, print_json, printable};
+use super::{agent, need_root};
+use crate::agent::describe_inventory;
+use crate::launch::Folder;
+use crate::ledger::Ledger;
+
+pub(super) async fn run(global: &Global, args: &State) -> Result<u8, Failure> {
+    need_root("state")?;
+    match args {
+        State::Dump => {
+            let ledger = Ledger::new(&global.settings()?.state);
+            print_json(&json!({ "schema": crate::ledger::SCHEMA, "records": ledger.records()? }));
+            Ok(0)
+        }
+        State::Check => check(global).await,
+        State::Rebuild => rebuild(global),
+    }
+}
+
+async fn check(global: &Global) -> Result<u8, Failure> {
+    let mut found: Vec<String> = Vec::new();
+    let state = global.settings()?.state;
+    let ledger = Ledger::new(&state);
+    let records = match ledger.records() {
+        Ok(records) => records,
+        Err(error) => {
+            found.push(error.to_string());
+            vec![]
+        }
+    };
+    for record in &records {
+        let folder = Folder::new(&state, &record.id);
+        match folder.record() {
+            Ok(copy) if copy.slices == record.slices => {}
+            Ok(_) => found.push(format!("{}: its own copy of the record differs in its slices", record.name)),
+            Err(error) => found.push(format!("{}: {error}", record.name)),
+        }
+        if record.holds() && matches!(folder.try_lock(), Ok(Some(_))) {
+            found.push(format!("{}: nobody carries it; `divvy ps` picks it up", record.name));
+        }
+    }
+    if let Ok(entries) = std::fs::read_dir(state.join("workloads")) {
+        for entry in entries.filter_map(Result::ok) {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            if !records.iter().any(|r| r.id == id) {
+                found.push(format!("{} belongs to no record", entry.path().display()));
+            }
+        }
+    }
+    match agent(global) {
+        Ok(agent) => {
+            let (inventory, _) = agent.inventory().await;
+            let (_, problems) = describe_inventory(&inventory, &records);
+            found.extend(problems.iter().map(ToString::to_string));
+        }
+        Err(failure) => failure.print(global.json),
+    }
+    if global.json {
+        print_json(&json!({ "records": records.len(), "problems": found }));
+    } else if found.is_empty() {
+        println!("{} records, all well", records.len());
+    } else {
+        found.iter().for_each(|line| println!("{}", printable(line)));
+    }
+    Ok(u8::from(!found.is_empty()))
+}
+
+fn rebuild(global: &Global) -> Result<u8, Failure> {
+    let (records, unreadable, aside) = agent(global)?.rebuild()?;
+    if global.json {
+        print_json(&json!({ "records": records, "unreadable": unreadable, "set_aside": aside }));
+        return Ok(u8::from(!unreadable.is_empty()));
+    }
+    if let Some(aside) = aside {
+        println!("the old ledger is now {}", aside.display());
+    }
+    println!("the new ledger has {} records", records.len());
+    unreadable.iter().for_each(|line| println!("could not be read: {}", printable(line)));
+    Ok(u8::from(!unreadable.is_empty()))
+}

@@ -1,0 +1,166 @@
+//! What the kernel holds a container to, and what it counted: read from the
+//! cgroup of its first process, version 1, 2 or hybrid.
+//!
+//! Sources: Documentation/admin-guide/cgroup-v1/{memory,cpusets,devices}.rst,
+//! cgroup-v2.rst, scheduler/sched-bwc.rst.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::model::CpuQuota;
+
+/// A container's cgroup folders, by controller; `""` is the unified one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cgroup {
+    folders: BTreeMap<String, PathBuf>,
+}
+
+impl Cgroup {
+    /// The cgroup of a process.
+    pub(crate) fn of(pid: u32) -> std::io::Result<Self> {
+        let lines = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        Ok(Self { folders: folders(&lines, &mounts) })
+    }
+
+    fn read(&self, controller: &str, v1: &str, v2: &str) -> Option<String> {
+        let (folder, file) = match self.folders.get(controller) {
+            Some(folder) => (folder, v1),
+            None => (self.folders.get("")?, v2),
+        };
+        fs::read_to_string(folder.join(file)).ok().map(|s| s.trim().to_owned())
+    }
+
+    pub(crate) fn cpuset_cpus(&self) -> Option<String> {
+        self.read("cpuset", "cpuset.cpus", "cpuset.cpus")
+    }
+
+    pub(crate) fn cpuset_mems(&self) -> Option<String> {
+        self.read("cpuset", "cpuset.mems", "cpuset.mems")
+    }
+
+    pub(crate) fn quota(&self) -> Option<CpuQuota> {
+        let text = if self.folders.contains_key("cpu") {
+            format!(
+                "{} {}",
+                self.read("cpu", "cpu.cfs_quota_us", "")?,
+                self.read("cpu", "cpu.cfs_period_us", "")?
+            )
+        } else {
+            self.read("cpu", "", "cpu.max")?
+        };
+        let (quota, period) = text.split_once(' ')?;
+        Some(CpuQuota { quota_us: quota.parse().ok()?, period_us: period.parse().ok()? })
+    }
+
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        self.read("memory", "memory.limit_in_bytes", "memory.max")?.parse().ok()
+    }
+
+    /// Processes that the kernel stopped for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        self.read("memory", "memory.oom_control", "memory.events")
+            .and_then(|text| keyed(&text, "oom_kill"))
+            .unwrap_or(0)
+    }
+
+    pub(crate) fn cpu_us(&self) -> Option<u64> {
+        if self.folders.contains_key("cpuacct") {
+            let ns: u64 = self.read("cpuacct", "cpuacct.usage", "")?.parse().ok()?;
+            return Some(ns / 1000);
+        }
+        keyed(&self.read("cpuacct", "", "cpu.stat")?, "usage_usec")
+    }
+
+    pub(crate) fn memory_peak(&self) -> Option<u64> {
+        self.read("memory", "memory.max_usage_in_bytes", "memory.peak")?.parse().ok()
+    }
+
+    /// The device rules of cgroup v1, one a line; `None` where the kernel
+    /// keeps them in a BPF program that cannot be read back.
+    pub(crate) fn device_rules(&self) -> Option<String> {
+        fs::read_to_string(self.folders.get("devices")?.join("devices.list")).ok()
+    }
+
+    /// Is one of its folders this container's own?
+    pub(crate) fn belongs_to(&self, id: &str) -> bool {
+        self.folders.values().any(|f| f.components().any(|c| c.as_os_str() == id))
+    }
+}
+
+/// The folders of a `/proc/PID/cgroup`, with the mount points of this
+/// namespace's `mountinfo`.
+fn folders(lines: &str, mountinfo: &str) -> BTreeMap<String, PathBuf> {
+    let mut mounts: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let fields: Vec<&str> = left.split(' ').collect();
+        let types: Vec<&str> = right.split(' ').collect();
+        let (Some(root), Some(point)) = (fields.get(3), fields.get(4)) else { continue };
+        match types.first() {
+            Some(&"cgroup2") => {
+                mounts.entry("").or_insert((root, point));
+            }
+            Some(&"cgroup") => {
+                for name in types.get(2).into_iter().flat_map(|o| o.split(',')) {
+                    mounts.entry(name).or_insert((root, point));
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut folders = BTreeMap::new();
+    for line in lines.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(names), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        for name in names.split(',') {
+            if let Some((root, point)) = mounts.get(name) {
+                let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path));
+                let below = below.strip_prefix("/").unwrap_or(below);
+                folders.insert(name.to_owned(), Path::new(point).join(below));
+            }
+        }
+    }
+    folders
+}
+
+fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == key).then(|| value.trim().parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hybrid_machines_have_folders_of_both_kinds() {
+        let mounts = "\
+30 25 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+";
+        let found = folders("3:cpu,cpuacct:/divvy/a\n2:memory:/divvy/a\n0::/divvy/a\n", mounts);
+        assert_eq!(found["cpuacct"], Path::new("/sys/fs/cgroup/cpu,cpuacct/divvy/a"));
+        assert_eq!(found["memory"], Path::new("/sys/fs/cgroup/memory/divvy/a"));
+        assert_eq!(found[""], Path::new("/sys/fs/cgroup/unified/divvy/a"));
+    }
+
+    #[test]
+    fn a_bound_cgroup_root_is_not_counted_twice() {
+        let mounts = "30 25 0:26 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let found = folders("0::/docker/x/divvy/a\n", mounts);
+        assert_eq!(found[""], Path::new("/sys/fs/cgroup/divvy/a"));
+    }
+
+    #[test]
+    fn keyed_values() {
+        assert_eq!(keyed("oom_kill_disable 0\nunder_oom 0\noom_kill 3", "oom_kill"), Some(3));
+        assert_eq!(keyed("low 0", "oom_kill"), None);
+    }
+}

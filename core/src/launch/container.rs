@@ -1,0 +1,277 @@
+//! One container: its folder on disk, and what the OCI runtime does to it.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use oci_spec::runtime::Spec;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::runtime::last_line;
+use super::{LaunchError, Root, Runtime};
+use crate::model::Record;
+
+/// What a workload's folder holds besides while it runs.
+const STREAMS: [&str; 7] =
+    ["stdin", "stdout", "stderr", "attach.sock", "console.sock", "pid", "runtime.log"];
+
+/// The folder of one workload: `STATE/workloads/ID`.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    /// The folder.
+    pub path: PathBuf,
+}
+
+/// What a monitor and whoever follows it need to know of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    /// The runtime that made it.
+    pub runtime: Runtime,
+    /// What its root is made of.
+    pub root: Root,
+    /// Has it a terminal?
+    pub tty: bool,
+    /// Is its standard input open?
+    pub stdin: bool,
+    /// What `stop` sends first.
+    pub stop_signal: String,
+}
+
+impl Folder {
+    /// The folder of a workload.
+    #[must_use]
+    pub fn new(state: &Path, id: &str) -> Self {
+        Self { path: state.join("workloads").join(id) }
+    }
+
+    /// Makes it (0700) and locks it. Whoever holds the lock carries the
+    /// workload forward; it ends with the last process that holds it.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn create(&self) -> Result<File, LaunchError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(LaunchError::file("cannot make", &self.path))?;
+        self.try_lock()
+            .and_then(|lock| lock.ok_or_else(|| std::io::Error::other("it is in use")))
+            .map_err(LaunchError::file("cannot lock", &self.path))
+    }
+
+    /// The lock, if nobody carries the workload; `None` if somebody does.
+    ///
+    /// # Errors
+    /// The folder is gone.
+    pub fn try_lock(&self) -> std::io::Result<Option<File>> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.path.join("lock"))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The OCI bundle.
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.path.join("bundle")
+    }
+
+    /// The container's root.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        self.path.join("rootfs")
+    }
+
+    /// The private writable layer.
+    #[must_use]
+    pub fn layer(&self) -> PathBuf {
+        self.path.join("layer")
+    }
+
+    /// What the workload printed.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log.jsonl")
+    }
+
+    /// The monitor's own messages.
+    #[must_use]
+    pub fn monitor_log(&self) -> PathBuf {
+        self.path.join("monitor.log")
+    }
+
+    /// The runtime's messages while it made the container.
+    pub(crate) fn runtime_log(&self) -> PathBuf {
+        self.path.join("runtime.log")
+    }
+
+    /// Writes what is needed to follow the container.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn save_container(&self, container: &Container) -> Result<(), LaunchError> {
+        self.write("container.json", container)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It is gone or unreadable.
+    pub fn container(&self) -> Result<Container, LaunchError> {
+        self.read("container.json")
+    }
+
+    /// Writes the second copy of the ledger's record.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn save_record(&self, record: &Record) -> Result<(), LaunchError> {
+        self.write("record.json", record)
+    }
+
+    /// Reads the second copy.
+    ///
+    /// # Errors
+    /// It is gone or unreadable.
+    pub fn record(&self) -> Result<Record, LaunchError> {
+        self.read("record.json")
+    }
+
+    /// Writes the bundle.
+    pub(crate) fn save_bundle(&self, spec: &Spec) -> Result<(), LaunchError> {
+        let bundle = self.bundle();
+        fs::create_dir_all(&bundle).map_err(LaunchError::file("cannot make", &bundle))?;
+        self.write("bundle/config.json", spec)
+    }
+
+    fn write(&self, name: &str, document: &impl Serialize) -> Result<(), LaunchError> {
+        let path = self.path.join(name);
+        let tmp = path.with_extension("tmp");
+        serde_json::to_vec(document)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| fs::write(&tmp, bytes))
+            .and_then(|()| fs::rename(&tmp, &path))
+            .map_err(LaunchError::file("cannot write", &path))
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, LaunchError> {
+        let path = self.path.join(name);
+        fs::read(&path)
+            .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
+            .map_err(LaunchError::file("cannot read", &path))
+    }
+
+    /// Removes all but the log and the records of how it ended.
+    pub(crate) fn tidy(&self) {
+        // Only ever a mount point: if it is not empty, something is still
+        // mounted on it, and what is below is not ours to remove.
+        let _ = fs::remove_dir(self.rootfs());
+        for name in ["bundle", "layer", "empty"] {
+            self.remove_tree(&self.path.join(name));
+        }
+        for name in STREAMS {
+            let _ = fs::remove_file(self.path.join(name));
+        }
+    }
+
+    /// Removes everything.
+    pub(crate) fn remove(&self) {
+        self.tidy();
+        if !self.rootfs().exists() {
+            self.remove_tree(&self.path);
+        }
+    }
+
+    /// Removes a folder of ours, unless something is mounted on it.
+    fn remove_tree(&self, path: &Path) {
+        let device = |path: &Path| fs::symlink_metadata(path).map(|m| m.dev()).ok();
+        if device(path).is_some_and(|d| Some(d) == device(&self.path)) {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+impl Container {
+    /// `create`: the container exists, its process waits. The caller gives it
+    /// its standard streams.
+    pub(crate) fn create_command(&self, folder: &Folder, console: Option<&Path>) -> Command {
+        let mut args: Vec<OsString> = vec![
+            "create".into(),
+            "--bundle".into(),
+            folder.bundle().into(),
+            "--pid-file".into(),
+            folder.path.join("pid").into(),
+        ];
+        if let Some(socket) = console {
+            args.extend(["--console-socket".into(), socket.into()]);
+        }
+        args.push(self.id.clone().into());
+        self.runtime.logging_command(&folder.runtime_log(), args)
+    }
+
+    /// `start`: the process runs.
+    pub(crate) fn start_command(&self) -> Command {
+        self.runtime.command(["start".into(), self.id.clone().into()])
+    }
+
+    /// `kill`: sends a signal to its first process.
+    ///
+    /// # Errors
+    /// It is gone, or the runtime's word.
+    pub fn kill(&self, signal: &str) -> Result<(), LaunchError> {
+        self.run(["kill".into(), self.id.clone().into(), signal.into()], "signalled")
+    }
+
+    /// `delete --force`: it is gone, whatever it was. A container that does
+    /// not exist is a success.
+    ///
+    /// # Errors
+    /// The runtime's word.
+    pub fn delete(&self) -> Result<(), LaunchError> {
+        if !self.runtime.root.join(&self.id).exists() {
+            return Ok(());
+        }
+        self.run(["delete".into(), "--force".into(), self.id.clone().into()], "deleted")
+    }
+
+    /// `exec`: another process in it, on the caller's own streams.
+    #[must_use]
+    pub fn exec_command(&self, process: &Path, tty: bool) -> Command {
+        let mut args: Vec<OsString> = vec!["exec".into(), "--process".into(), process.into()];
+        if tty {
+            args.push("--tty".into());
+        }
+        args.push(self.id.clone().into());
+        self.runtime.command(args)
+    }
+
+    fn run<const N: usize>(
+        &self,
+        args: [OsString; N],
+        step: &'static str,
+    ) -> Result<(), LaunchError> {
+        let output: Output = self
+            .runtime
+            .command(args)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| LaunchError::Container { step, why: e.to_string() })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(LaunchError::Container { step, why: last_line(&String::from_utf8_lossy(&output.stderr)) })
+    }
+}

@@ -1,0 +1,99 @@
+//! Launchers: from an allocation's edits to a running container, and back.
+//!
+//! One launcher so far: `oci`, which writes an OCI bundle, drives an OCI
+//! runtime by its command line, and leaves a *monitor* with the container.
+//!
+//! * [`Job`]: what is to run; `spec` renders it with the merged edits into
+//!   the bundle's `config.json` (pure);
+//! * `runtime`: which OCI runtime works here; [`builtin`] is our own;
+//! * `rootfs`: what the container's root is made of; [`image`] unpacks images;
+//! * `mounts`: what of the host a container may see, and what never;
+//! * `proof`: looks at the made container before anything runs in it;
+//! The process that stays with a container is [`crate::monitor`].
+
+pub mod builtin;
+mod cgroup;
+mod container;
+mod edits;
+pub mod image;
+mod mounts;
+mod proof;
+mod rootfs;
+mod runtime;
+mod seccomp;
+mod signals;
+mod spec;
+
+pub use container::{Container, Folder};
+pub use edits::{MergeError, merge};
+pub use mounts::{BindMount, MountError, check_user_mount};
+pub use rootfs::Root;
+pub use signals::{signal_name, signal_number};
+pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
+pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
+pub(crate) use cgroup::Cgroup;
+pub(crate) use proof::prove;
+pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts};
+pub(crate) use runtime::last_line;
+pub(crate) use spec::{render, write_init};
+
+use std::path::PathBuf;
+
+/// Why a container could not be made or run.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The OCI runtime that was asked for.
+    #[error("the OCI runtime {name} cannot be used here: {why}")]
+    Runtime {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// Our own files.
+    #[error("{what} {path}: {error}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's word.
+        error: std::io::Error,
+    },
+    /// The runtime or the monitor said no.
+    #[error("the container could not be {step}: {why}")]
+    Container {
+        /// `made` or `started`.
+        step: &'static str,
+        /// In the runtime's words.
+        why: String,
+    },
+    /// The container is not what was granted; it never ran.
+    #[error("the container was made but is not what was granted, and was not started: {0}")]
+    Unproven(String),
+    /// A rule that no container may break.
+    #[error("{0}")]
+    Forbidden(String),
+}
+
+impl LaunchError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Runtime { .. } => "runtime_unusable",
+            Self::File { .. } => "state_folder",
+            Self::Container { .. } => "container_failed",
+            Self::Unproven(_) => "injection_unproven",
+            Self::Forbidden(_) => "forbidden",
+        }
+    }
+
+    pub(crate) fn file(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |error| Self::File { what, path, error }
+    }
+}

@@ -1,0 +1,160 @@
+//! What of the host a container may see.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// A file or folder of the host in a container. The source is canonical.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindMount {
+    /// On the host; no symbolic links.
+    pub source: PathBuf,
+    /// In the container.
+    pub target: String,
+    /// May it be written?
+    pub read_only: bool,
+}
+
+/// Why something cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// Not `SRC:DST[:ro]`.
+    #[error("-v {0:?} is not SOURCE:TARGET or SOURCE:TARGET:ro with absolute paths")]
+    Syntax(String),
+    /// The source.
+    #[error("-v {0}: {1}")]
+    Source(String, std::io::Error),
+    /// A rule.
+    #[error("-v {source_path}: {why}")]
+    Forbidden {
+        /// What was asked for.
+        source_path: String,
+        /// The rule.
+        why: String,
+    },
+}
+
+/// Where container engines listen; whoever reaches one is root (S10).
+const ENGINE_SOCKETS: [&str; 6] = [
+    "/run/docker.sock",
+    "/var/run/docker.sock",
+    "/run/containerd/containerd.sock",
+    "/run/podman/podman.sock",
+    "/run/crio/crio.sock",
+    "/run/docker/containerd/containerd.sock",
+];
+
+/// Reads and checks a user's `SRC:DST[:ro|:rw]`. `state` is Divvy's own
+/// folder, which never enters a container.
+///
+/// # Errors
+/// [`MountError`].
+pub fn check_user_mount(text: &str, state: &Path) -> Result<BindMount, MountError> {
+    let syntax = || MountError::Syntax(text.to_owned());
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, read_only) = match parts[..] {
+        [source, target] | [source, target, "rw"] => (source, target, false),
+        [source, target, "ro"] => (source, target, true),
+        _ => return Err(syntax()),
+    };
+    if !is_plain(target) {
+        return Err(syntax());
+    }
+    let real = Path::new(source)
+        .canonicalize()
+        .map_err(|e| MountError::Source(source.to_owned(), e))?;
+    check_source(&real, state)
+        .and_then(|()| check_target(target))
+        .map_err(|why| MountError::Forbidden { source_path: source.to_owned(), why })?;
+    Ok(BindMount { source: real, target: target.to_owned(), read_only })
+}
+
+/// Is this an absolute path with nothing clever in it?
+fn is_plain(path: &str) -> bool {
+    path.starts_with('/')
+        && !path.contains('\0')
+        && Path::new(path).components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
+}
+
+fn check_target(target: &str) -> Result<(), String> {
+    let path = Path::new(target);
+    if path == Path::new("/") {
+        return Err("it cannot be mounted over the container's root".into());
+    }
+    match ["/proc", "/sys", "/dev"].into_iter().find(|root| path.starts_with(root)) {
+        // Where programs look for big scratch files.
+        Some("/dev") if path.starts_with("/dev/shm") => Ok(()),
+        Some(root) => Err(format!("nothing can be mounted under {root} of a container")),
+        None => Ok(()),
+    }
+}
+
+/// What may never be a source, whatever it is called: engine sockets and what
+/// contains them, Divvy's state, kernel file systems, devices.
+pub(super) fn check_source(real: &Path, state: &Path) -> Result<(), String> {
+    for root in ["/proc", "/sys", "/dev"] {
+        if real.starts_with(root) {
+            return Err(format!("{root} is never mounted into a container"));
+        }
+    }
+    let state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
+    if real.starts_with(&state) || state.starts_with(real) {
+        return Err(format!("it holds Divvy's own state ({})", state.display()));
+    }
+    let meta = std::fs::metadata(real).map_err(|e| e.to_string())?;
+    let kind = meta.file_type();
+    if kind.is_block_device() || kind.is_char_device() {
+        return Err("devices are granted, not mounted; see `divvy devices`".into());
+    }
+    for socket in ENGINE_SOCKETS {
+        // By device and inode: hard links and renamed sockets are the same.
+        let Ok(real_socket) = Path::new(socket).canonicalize() else { continue };
+        let Ok(socket_meta) = std::fs::metadata(&real_socket) else { continue };
+        let same = (socket_meta.dev(), socket_meta.ino()) == (meta.dev(), meta.ino());
+        if same || real_socket.starts_with(real) {
+            return Err(format!("it would show {socket}, whose holder is root on this machine"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<BindMount, String> {
+        check_user_mount(text, Path::new("/var/lib/divvy-test")).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn plain_mounts_pass_with_their_real_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/usr", &link).unwrap();
+        let mount = check(&format!("{}:/data:ro", link.display())).unwrap();
+        assert_eq!((mount.source.to_str(), mount.read_only), (Some("/usr"), true));
+    }
+
+    #[test]
+    fn what_would_hand_over_the_host_is_refused() {
+        for (text, why) in [
+            ("/usr", "not SOURCE:TARGET"),
+            ("/usr:relative", "not SOURCE:TARGET"),
+            ("/usr:/a/../b", "not SOURCE:TARGET"),
+            ("/usr:/a:rx", "not SOURCE:TARGET"),
+            ("/nonexistent:/a", "No such file"),
+            ("/usr:/", "over the container's root"),
+            ("/usr:/proc/x", "under /proc"),
+            ("/usr:/dev/x", "under /dev"),
+            ("/proc/1:/a", "/proc is never"),
+            ("/dev/null:/a", "/dev is never"),
+            ("/sys:/a", "/sys is never"),
+            ("/:/host", "Divvy's own state"),
+            ("/var/lib:/a", "Divvy's own state"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

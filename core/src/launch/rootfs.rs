@@ -1,0 +1,177 @@
+//! What the container's root is made of: something read-only of the host's,
+//! with a private writable layer over it that ends with the container.
+//!
+//! The mounts are made in the monitor's own mount namespace: nothing is left
+//! mounted on the host, however the monitor ends.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, mount};
+use serde::{Deserialize, Serialize};
+
+use super::mounts::{self, BindMount};
+use super::{Folder, LaunchError};
+
+/// Where the root comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// The host's own root.
+    Host,
+    /// A folder.
+    Folder(PathBuf),
+    /// Unpacked image layers, lowest first.
+    Layers(Vec<PathBuf>),
+}
+
+/// At most so many discarded files are named.
+const NAMED: usize = 10;
+/// File systems of the host that hold files of people, which a container on
+/// the host's root sees read-only. Everything else is the machine's own.
+const REAL: [&str; 18] = [
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "nfs", "nfs4", "cifs", "smb3", "ceph",
+    "lustre", "gpfs", "beegfs", "9p", "virtiofs", "squashfs",
+];
+
+/// Makes the root in this process's mount namespace; returns where it is.
+pub(crate) fn assemble(root: &Root, folder: &Folder) -> Result<PathBuf, LaunchError> {
+    let (rootfs, layer) = (folder.rootfs(), folder.layer());
+    let empty = folder.path.join("empty");
+    for dir in [&rootfs, &layer, &empty] {
+        fs::create_dir_all(dir).map_err(LaunchError::file("cannot make", dir))?;
+    }
+    let lowers: Vec<PathBuf> = match root {
+        Root::Host => vec!["/".into()],
+        Root::Folder(path) => vec![path.clone()],
+        Root::Layers(layers) if layers.is_empty() => vec![empty],
+        // overlayfs wants the topmost first.
+        Root::Layers(layers) => layers.iter().rev().cloned().collect(),
+    };
+    if overlaps(&lowers, &layer).map_err(LaunchError::file("cannot read", &layer))? {
+        // overlayfs refuses an upper folder inside a lower one, so the writable
+        // layer is in memory: half of it at most, and what the job writes is
+        // charged to the job's own memory limit.
+        mount("divvy", &layer, "tmpfs", MountFlags::NODEV, Some(c"size=50%,mode=0755"))
+            .map_err(|e| LaunchError::file("cannot mount a tmpfs on", &layer)(e.into()))?;
+    }
+    let (upper, work) = (layer.join("upper"), layer.join("work"));
+    for dir in [&upper, &work] {
+        fs::create_dir_all(dir).map_err(LaunchError::file("cannot make", dir))?;
+    }
+    // The container's / has the mode and owner of what is below it.
+    if let Some(meta) = lowers.first().and_then(|l| fs::metadata(l).ok()) {
+        let _ = fs::set_permissions(&upper, meta.permissions());
+        let _ = std::os::unix::fs::chown(&upper, Some(meta.uid()), Some(meta.gid()));
+    }
+    overlay(&lowers, &upper, &work, &rootfs)
+        .map_err(LaunchError::file("cannot mount an overlay on", &rootfs))?;
+    Ok(rootfs)
+}
+
+/// Takes the root apart again, in the namespace in which it was made. Must come
+/// before anything below it is removed.
+pub(crate) fn disassemble(folder: &Folder) {
+    for path in [folder.rootfs(), folder.layer()] {
+        // Not mounted is fine: EINVAL.
+        let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Would the writable layer lie inside a lower folder of the same file system?
+fn overlaps(lowers: &[PathBuf], layer: &Path) -> io::Result<bool> {
+    let layer_meta = fs::metadata(layer)?;
+    let layer = layer.canonicalize()?;
+    for lower in lowers {
+        let meta = fs::metadata(lower)?;
+        if meta.dev() == layer_meta.dev() && layer.starts_with(lower.canonicalize()?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Mounts an overlay. The folders are named by descriptor: no length limit is
+/// reached and no character needs quoting.
+fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Result<()> {
+    let open = |path: &Path| {
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map(File::from)
+    };
+    let files = lowers
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([upper, work])
+        .map(open)
+        .collect::<Result<Vec<File>, _>>()?;
+    let names: Vec<String> =
+        files.iter().map(|f| format!("/proc/self/fd/{}", f.as_raw_fd())).collect();
+    let [lower @ .., upper, work] = names.as_slice() else { return Ok(()) };
+    let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
+    let options = std::ffi::CString::new(options)?;
+    mount("overlay", at, "overlay", MountFlags::NODEV, Some(options.as_c_str()))?;
+    Ok(())
+}
+
+/// The host's other file systems, to be shown read-only in a container on the
+/// host's root.
+pub(crate) fn host_mounts(state: &Path) -> io::Result<Vec<BindMount>> {
+    let mut found: Vec<BindMount> = Vec::new();
+    for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let (Some(point), Some(kind)) = (left.split(' ').nth(4), right.split(' ').next()) else {
+            continue;
+        };
+        let point = unescape(point);
+        let own = ["/proc", "/sys", "/dev", "/run"].iter().any(|root| Path::new(&point).starts_with(root));
+        let real = REAL.contains(&kind) || kind.starts_with("fuse.");
+        if point == "/" || own || !real || found.iter().any(|m| m.target == point) {
+            continue;
+        }
+        let source = PathBuf::from(&point);
+        if let Err(why) = mounts::check_source(&source, state) {
+            tracing::info!("{point} is not shown to containers: {why}");
+            continue;
+        }
+        found.push(BindMount { source, target: point, read_only: true });
+    }
+    found.sort_by(|a, b| a.target.cmp(&b.target));
+    Ok(found)
+}
+
+/// mountinfo writes space, tab, newline and backslash as octal (proc(5)).
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// Files that were written to the private layer, by their names inside.
+pub(crate) fn discarded(folder: &Folder) -> Vec<String> {
+    let upper = folder.layer().join("upper");
+    let (mut named, mut more) = (Vec::new(), 0usize);
+    let mut todo = vec![upper.clone()];
+    while let Some(dir) = todo.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries.filter_map(Result::ok) {
+            let Ok(kind) = entry.file_type() else { continue };
+            let path = entry.path();
+            if kind.is_dir() {
+                todo.push(path);
+            } else if kind.is_file() || kind.is_symlink() {
+                if named.len() < NAMED {
+                    let inside = path.strip_prefix(&upper).unwrap_or(&path);
+                    named.push(format!("/{}", inside.display()));
+                } else {
+                    more += 1;
+                }
+            }
+        }
+    }
+    named.sort();
+    if more > 0 {
+        named.push(format!("… and {more} more"));
+    }
+    named
+}

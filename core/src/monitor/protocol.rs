@@ -1,0 +1,141 @@
+//! What monitor, agent and attached clients say to each other.
+//!
+//! Control messages are JSON frames. On an attached connection the first frame
+//! of the client is an [`Ask`]; after that a frame is one byte of kind and the
+//! rest is data, so that output is not re-encoded.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Exit;
+use crate::plugin;
+
+/// What a monitor needs to settle a workload's end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// The state folder.
+    pub(crate) state: PathBuf,
+    /// Where the plugins are and what they are told.
+    pub(crate) plugins: plugin::Settings,
+}
+
+/// Monitor to agent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Report {
+    /// The container exists; its process `pid` waits.
+    Created { pid: u32 },
+    /// It runs; the workload is the monitor's now.
+    Started,
+    /// It could not be; nothing is left of it.
+    Failed { step: String, why: String },
+}
+
+/// Agent to monitor.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Order {
+    /// It is what was granted, and the ledger says `running`: start it.
+    Go,
+}
+
+/// Client to monitor, once.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// Send me its output from now on and tell me how it ends. My frames are
+    /// its input.
+    Attach,
+    /// Send it the stop signal, and SIGKILL after so long; tell me how it
+    /// ends.
+    Stop { grace_ms: u64 },
+}
+
+/// Monitor to client, as data arrives.
+#[derive(Debug)]
+pub enum Event {
+    /// Standard output, or everything of a terminal.
+    Stdout(Vec<u8>),
+    /// Standard error.
+    Stderr(Vec<u8>),
+    /// It ended; nothing follows.
+    Exit(Box<Exit>),
+}
+
+impl Event {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let tagged = |kind: u8, data: &[u8]| {
+            let mut bytes = Vec::with_capacity(1 + data.len());
+            bytes.push(kind);
+            bytes.extend_from_slice(data);
+            bytes
+        };
+        match self {
+            Self::Stdout(data) => tagged(b'o', data),
+            Self::Stderr(data) => tagged(b'e', data),
+            Self::Exit(exit) => tagged(b'x', &serde_json::to_vec(exit).unwrap_or_default()),
+        }
+    }
+
+    pub(crate) fn decode(mut frame: Vec<u8>) -> Option<Self> {
+        if frame.is_empty() {
+            return None;
+        }
+        match frame.remove(0) {
+            b'o' => Some(Self::Stdout(frame)),
+            b'e' => Some(Self::Stderr(frame)),
+            b'x' => Some(Self::Exit(Box::new(serde_json::from_slice(&frame).ok()?))),
+            _ => None,
+        }
+    }
+}
+
+/// Client to monitor, on an attached connection.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Bytes for its standard input.
+    Data(Vec<u8>),
+    /// No more input.
+    End,
+    /// The terminal's size: columns, rows.
+    Resize(u16, u16),
+    /// A signal, by number.
+    Signal(i32),
+}
+
+impl Input {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self {
+            Self::Data(data) => {
+                bytes.push(b'i');
+                bytes.extend_from_slice(data);
+            }
+            Self::End => bytes.push(b'd'),
+            Self::Resize(columns, rows) => {
+                bytes.push(b'w');
+                bytes.extend_from_slice(&columns.to_le_bytes());
+                bytes.extend_from_slice(&rows.to_le_bytes());
+            }
+            Self::Signal(number) => {
+                bytes.push(b's');
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    pub(crate) fn decode(frame: &[u8]) -> Option<Self> {
+        let (kind, data) = frame.split_first()?;
+        match (kind, data) {
+            (b'i', data) => Some(Self::Data(data.to_vec())),
+            (b'd', _) => Some(Self::End),
+            (b'w', &[a, b, c, d]) => {
+                Some(Self::Resize(u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])))
+            }
+            (b's', &[a, b, c, d]) => Some(Self::Signal(i32::from_le_bytes([a, b, c, d]))),
+            _ => None,
+        }
+    }
+}
