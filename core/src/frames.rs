@@ -96,6 +96,11 @@ mod tests {
     #[test]
     fn an_absurd_length_is_refused_before_it_is_allocated() {
         let mut from: &[u8] = &[0xff; 8];
-        assert!(read(&mut from).unwrap_err().to_string().contains("over the limit"));
+        assert!(
+            read(&mut from)
+                .unwrap_err()
+                .to_string()
+                .contains("over the limit")
+        );
     }
 }

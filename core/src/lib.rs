@@ -1,5 +1,29 @@
 //! Divvy: fractional accelerators for containers, exact, enforced and
 //! crash-safe.
+//!
+//! A request for amounts of *slots* becomes an *allocation* of *slices* of
+//! devices, which plugins turn into *edits*, which a launcher renders into a
+//! container. Data flows one way:
+//!
+//! ```text
+//! plugin ─► model::Inventory ─► allocate ─► ledger ─► plugin (edits) ─► launch + monitor
+//! ```
+//!
+//! | room | idea |
+//! |---|---|
+//! | [`model`] | the words, as pure types |
+//! | [`allocate`] | who gets what: a pure function |
+//! | [`plugin`] | plugins in processes of their own, called with a deadline, believed after a check |
+//! | [`ledger`] | what was decided, durable before it is acted on |
+//! | [`launch`] | from edits to a container, proven before it runs |
+//! | [`monitor`] | the process that stays with one workload |
+//! | [`agent`] | the state machine that ties these together |
+//! | [`cli`] | the command line: one file a verb |
+//!
+//! `model` and `allocate` know no I/O, no clock and no tokio. Nothing here
+//! knows a vendor: every vendor word comes from a plugin's manifest.
+//!
+//! ARCHITECTURE.md in the repository follows one request through the rooms.
 #![deny(unsafe_code)]
 
 pub mod agent;

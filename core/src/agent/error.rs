@@ -14,7 +14,7 @@ pub enum AgentError {
     #[error("{refusal}{}", .held_by.as_ref().map(|h| format!("; held by {h}")).unwrap_or_default())]
     Refused {
         /// Why.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
         /// Who holds what was asked for.
         held_by: Option<String>,
     },
@@ -25,7 +25,9 @@ pub enum AgentError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// A name that another workload has.
-    #[error("the name {name} is taken by a workload that is {state}; choose another, or `divvy rm {name}` when it has ended")]
+    #[error(
+        "the name {name} is taken by a workload that is {state}; choose another, or `divvy rm {name}` when it has ended"
+    )]
     NameTaken {
         /// The name.
         name: String,
@@ -45,13 +47,17 @@ pub enum AgentError {
     #[error("the workload {0} is not running")]
     NotRunning(String),
     /// A variable that only plugins set.
-    #[error("the environment variable {0} is set by a plugin to match what is granted; leave it out of -e")]
+    #[error(
+        "the environment variable {0} is set by a plugin to match what is granted; leave it out of -e"
+    )]
     ReservedEnv(String),
     /// A variable that is none.
     #[error("-e {0:?} is not NAME=VALUE with a NAME of letters, digits and '_'")]
     Env(String),
     /// No command.
-    #[error("there is no command to run; write it after `--`, as in: divvy run --cpu 1 -- python3 train.py")]
+    #[error(
+        "there is no command to run; write it after `--`, as in: divvy run --cpu 1 -- python3 train.py"
+    )]
     NoCommand,
     /// The root filesystem.
     #[error("{0}")]
@@ -92,7 +98,10 @@ pub enum AgentError {
 
 impl From<CallError> for AgentError {
     fn from(error: CallError) -> Self {
-        Self::Plugin { error, undone: false }
+        Self::Plugin {
+            error,
+            undone: false,
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub use view::{DeviceView, Usage, describe_inventory};
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::launch::Folder;
 use crate::ledger::Ledger;
 use crate::model::{Inventory, Record, State};
@@ -63,7 +65,11 @@ impl Agent {
     /// The plugin folder.
     pub fn open(settings: Settings) -> Result<Self, AgentError> {
         let plugins = Set::open(&settings.plugins)?;
-        Ok(Self { ledger: Ledger::new(&settings.state), settings, plugins })
+        Ok(Self {
+            ledger: Ledger::new(&settings.state),
+            settings,
+            plugins,
+        })
     }
 
     /// Its ledger.
@@ -142,16 +148,30 @@ impl Agent {
     }
 
     /// Sets a damaged ledger aside and makes a new one from the copies that the
-    /// workloads' folders carry. Returns the records found, what could not be
-    /// read, and where the old file is.
+    /// workloads' folders carry.
     ///
     /// # Errors
     /// The state folder.
-    pub fn rebuild(&self) -> Result<(Vec<Record>, Vec<String>, Option<PathBuf>), AgentError> {
+    pub fn rebuild(&self) -> Result<Rebuilt, AgentError> {
         let (records, unreadable) = copies(&self.settings.state);
-        let aside = self.ledger.rebuild(records.clone())?;
-        Ok((records, unreadable, aside))
+        let set_aside = self.ledger.rebuild(records.clone())?;
+        Ok(Rebuilt {
+            records,
+            unreadable,
+            set_aside,
+        })
     }
+}
+
+/// What [`Agent::rebuild`] found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rebuilt {
+    /// The records that were found.
+    pub records: Vec<Record>,
+    /// Workload folders whose copy could not be read, and why.
+    pub unreadable: Vec<String>,
+    /// Where the old ledger is now.
+    pub set_aside: Option<PathBuf>,
 }
 
 /// The second copies of the ledger's records.

@@ -19,7 +19,12 @@ impl Agent {
     /// # Errors
     /// The ledger.
     pub async fn recover(&self) -> Result<(), AgentError> {
-        let live: Vec<Record> = self.ledger.records()?.into_iter().filter(Record::holds).collect();
+        let live: Vec<Record> = self
+            .ledger
+            .records()?
+            .into_iter()
+            .filter(Record::holds)
+            .collect();
         for record in live {
             let folder = self.folder(&record.id);
             match folder.try_lock() {
@@ -41,13 +46,20 @@ impl Agent {
 
     async fn pick_up(&self, folder: &Folder, lock: File, id: &str) -> Result<(), AgentError> {
         // It may have moved on between the listing and the lock.
-        let record = self.ledger.transact(|t| Ok::<_, AgentError>(t.get(id).cloned()))?;
-        let Some(record) = record.filter(Record::holds) else { return Ok(()) };
+        let record = self
+            .ledger
+            .transact(|t| Ok::<_, AgentError>(t.get(id).cloned()))?;
+        let Some(record) = record.filter(Record::holds) else {
+            return Ok(());
+        };
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let same_boot = record.boot_id == boot;
 
         if record.state == State::Running && same_boot && is_alive(&record) {
-            tracing::info!("{}: its monitor is gone; another follows it now", record.name);
+            tracing::info!(
+                "{}: its monitor is gone; another follows it now",
+                record.name
+            );
             monitor::spawn(&self.settings.exe, folder, lock, true)?;
             return Ok(());
         }
@@ -57,7 +69,10 @@ impl Agent {
         }
         if record.state == State::Preparing {
             settle::release(&self.plugins, &record).await?;
-            self.ledger.transact(|t| Ok::<_, AgentError>(t.remove(id)))?;
+            self.ledger.transact(|t| {
+                t.remove(id);
+                Ok::<_, AgentError>(())
+            })?;
             folder.remove();
             return Ok(());
         }
@@ -66,7 +81,11 @@ impl Agent {
         } else {
             "the machine was restarted"
         };
-        let exit = Exit { reason: Some(reason.into()), at_ms: sys::now_ms(), ..Exit::default() };
+        let exit = Exit {
+            reason: Some(reason.into()),
+            at_ms: sys::now_ms(),
+            ..Exit::default()
+        };
         settle(&self.settings.state, &self.settings.plugins, id, exit).await
     }
 }

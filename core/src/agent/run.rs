@@ -109,7 +109,10 @@ impl Started {
     /// # Errors
     /// The runtime could not start it; the monitor has settled it.
     pub async fn go(&mut self) -> Result<(), AgentError> {
-        let gone = |why: String| LaunchError::Container { step: "started", why };
+        let gone = |why: String| LaunchError::Container {
+            step: "started",
+            why,
+        };
         frames::send_json(&mut self.control, &monitor::Order::Go)
             .await
             .map_err(|e| gone(format!("its monitor is gone: {e}")))?;
@@ -142,7 +145,9 @@ impl Agent {
         }
         self.recover().await?;
         let (inventory, failed) = self.inventory().await;
-        let id = new_allocation_id(sys::random().map_err(|e| AgentError::System("no random numbers", e))?);
+        let id = new_allocation_id(
+            sys::random().map_err(|e| AgentError::System("no random numbers", e))?,
+        );
         let plan = self.plan(&id, &request, &inventory)?;
         let folder = self.folder(&id);
         let lock = folder.create()?;
@@ -153,12 +158,18 @@ impl Agent {
                 return Err(error);
             }
         };
-        match self.launch(&folder, lock, plan, record.clone(), &inventory).await {
+        match self
+            .launch(&folder, lock, plan, record.clone(), &inventory)
+            .await
+        {
             Ok(started) => Ok(started),
             Err(error) => {
                 self.undo(&folder, &record).await;
                 Err(match error {
-                    AgentError::Plugin { error, .. } => AgentError::Plugin { error, undone: true },
+                    AgentError::Plugin { error, .. } => AgentError::Plugin {
+                        error,
+                        undone: true,
+                    },
                     other => other,
                 })
             }
@@ -166,8 +177,16 @@ impl Agent {
     }
 
     /// Checks all that can be checked without taking anything.
-    fn plan(&self, id: &str, request: &RunRequest, inventory: &Inventory) -> Result<Plan, AgentError> {
-        let name = request.name.clone().unwrap_or_else(|| format!("w-{}", &id[..6]));
+    fn plan(
+        &self,
+        id: &str,
+        request: &RunRequest,
+        inventory: &Inventory,
+    ) -> Result<Plan, AgentError> {
+        let name = request
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("w-{}", &id[..6]));
         check_workload_name(&name)?;
         let state = &self.settings.state;
         let runtime = launch::pick(&request.runtime, &self.settings.exe, state)?;
@@ -195,10 +214,20 @@ impl Agent {
                 (Root::Host, "host".to_owned())
             }
             RootRequest::Folder(path) => {
-                let real = path.canonicalize().ok().filter(|p| p.is_dir()).ok_or_else(|| {
-                    AgentError::Root(format!("--rootfs {}: there is no such folder", path.display()))
-                })?;
-                if !["bin", "usr", "lib", "sbin"].iter().any(|d| real.join(d).is_dir()) {
+                let real = path
+                    .canonicalize()
+                    .ok()
+                    .filter(|p| p.is_dir())
+                    .ok_or_else(|| {
+                        AgentError::Root(format!(
+                            "--rootfs {}: there is no such folder",
+                            path.display()
+                        ))
+                    })?;
+                if !["bin", "usr", "lib", "sbin"]
+                    .iter()
+                    .any(|d| real.join(d).is_dir())
+                {
                     return Err(AgentError::Root(format!(
                         "--rootfs {} is no root filesystem: it has neither bin, sbin, usr nor lib",
                         path.display()
@@ -228,7 +257,14 @@ impl Agent {
         if let Some(user) = request.user.clone().or(image_user) {
             job.user = identity(&user, &root)?;
         }
-        Ok(Plan { name, job, root, root_name, runtime, notes })
+        Ok(Plan {
+            name,
+            job,
+            root,
+            root_name,
+            runtime,
+            notes,
+        })
     }
 
     /// The user's own variables: what was inherited, less what is reserved,
@@ -265,10 +301,14 @@ impl Agent {
         inventory: &Inventory,
         failed: Vec<(String, crate::plugin::CallError)>,
     ) -> Result<Record, AgentError> {
-        let boot_id = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
+        let boot_id =
+            sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         self.ledger.transact(|t| {
             if let Some(other) = t.records().iter().find(|r| r.name == plan.name) {
-                return Err(AgentError::NameTaken { name: other.name.clone(), state: other.state.word() });
+                return Err(AgentError::NameTaken {
+                    name: other.name.clone(),
+                    state: other.state.word(),
+                });
             }
             let mut snapshot = Snapshot::new(inventory);
             let held: Vec<&Record> = t.records().iter().filter(|r| r.holds()).collect();
@@ -299,7 +339,10 @@ impl Agent {
                 owner: request.caller.uid,
                 boot_id,
                 created_ms: sys::now_ms(),
-                asked: demand.amounts(&snapshot).map(|(n, a)| (n.to_owned(), a)).collect(),
+                asked: demand
+                    .amounts(&snapshot)
+                    .map(|(n, a)| (n.to_owned(), a))
+                    .collect(),
                 slices: grants.into_iter().map(|g| snapshot.slice(g)).collect(),
                 edits: BTreeMap::new(),
                 launcher: "oci".into(),
@@ -349,11 +392,21 @@ impl Agent {
             .map_err(LaunchError::file("cannot write", &path))?;
 
         let control = monitor::spawn(&self.settings.exe, folder, lock, false)?;
-        control.set_nonblocking(true).map_err(|e| AgentError::System("the monitor's socket", e))?;
-        let mut control =
-            UnixStream::from_std(control).map_err(|e| AgentError::System("the monitor's socket", e))?;
-        match self.prove_and_commit(&mut control, folder, &edits, record).await {
-            Ok(record) => Ok(Started { record, folder: folder.clone(), notes: plan.notes, control }),
+        control
+            .set_nonblocking(true)
+            .map_err(|e| AgentError::System("the monitor's socket", e))?;
+        let mut control = UnixStream::from_std(control)
+            .map_err(|e| AgentError::System("the monitor's socket", e))?;
+        match self
+            .prove_and_commit(&mut control, folder, &edits, record)
+            .await
+        {
+            Ok(record) => Ok(Started {
+                record,
+                folder: folder.clone(),
+                notes: plan.notes,
+                control,
+            }),
             Err(error) => {
                 // The monitor deletes the container when we hang up; wait for
                 // it, so that the slices are not free before that.
@@ -367,18 +420,26 @@ impl Agent {
         }
     }
 
-    async fn prepare(&self, record: &Record, inventory: &Inventory) -> Result<BTreeMap<String, Edits>, AgentError> {
+    async fn prepare(
+        &self,
+        record: &Record,
+        inventory: &Inventory,
+    ) -> Result<BTreeMap<String, Edits>, AgentError> {
         let mut all = BTreeMap::new();
         for name in record.plugins() {
-            let Some(client) = self.plugins.get(name) else { continue };
+            let Some(client) = self.plugins.get(name) else {
+                continue;
+            };
             let devices: BTreeMap<&str, &Device> = inventory
                 .devices
                 .iter()
                 .filter(|d| d.plugin == name)
                 .map(|d| (d.device.id.as_str(), &d.device))
                 .collect();
-            let request =
-                PrepareRequest { allocation: record.id.clone(), slices: record.slices_of(name) };
+            let request = PrepareRequest {
+                allocation: record.id.clone(),
+                slices: record.slices_of(name),
+            };
             all.insert(name.to_owned(), client.prepare(&request, &devices).await?);
         }
         Ok(all)
@@ -400,13 +461,23 @@ impl Agent {
         };
         launch::prove(pid, edits)?;
         for name in record.plugins() {
-            let Some(client) = self.plugins.get(name) else { continue };
-            client.started(&StartedRequest { allocation: record.id.clone(), pid }).await?;
+            let Some(client) = self.plugins.get(name) else {
+                continue;
+            };
+            client
+                .started(&StartedRequest {
+                    allocation: record.id.clone(),
+                    pid,
+                })
+                .await?;
         }
         record.state = State::Running;
         record.pid = Some(pid);
         folder.save_record(&record)?;
-        self.ledger.transact(|t| Ok::<_, AgentError>(t.put(record.clone())))?;
+        self.ledger.transact(|t| {
+            t.put(record.clone());
+            Ok::<_, AgentError>(())
+        })?;
         Ok(record)
     }
 
@@ -415,7 +486,10 @@ impl Agent {
     async fn undo(&self, folder: &Folder, record: &Record) {
         let undone = async {
             settle::release(&self.plugins, record).await?;
-            self.ledger.transact(|t| Ok::<_, AgentError>(t.remove(&record.id)))
+            self.ledger.transact(|t| {
+                t.remove(&record.id);
+                Ok::<_, AgentError>(())
+            })
         };
         match undone.await {
             Ok(()) => folder.remove(),
@@ -429,9 +503,10 @@ async fn report(control: &mut UnixStream) -> Result<monitor::Report, AgentError>
     let received = timeout(MONITOR, frames::receive_json::<monitor::Report>(control)).await;
     match received {
         Err(_) => Err(failed("made", "its monitor does not answer".into())),
-        Ok(Ok(Some(monitor::Report::Failed { step, why }))) => {
-            Err(failed(if step == "started" { "started" } else { "made" }, why))
-        }
+        Ok(Ok(Some(monitor::Report::Failed { step, why }))) => Err(failed(
+            if step == "started" { "started" } else { "made" },
+            why,
+        )),
         Ok(Ok(Some(report))) => Ok(report),
         Ok(Ok(None) | Err(_)) => Err(failed("made", "its monitor ended; see monitor.log".into())),
     }
@@ -447,17 +522,23 @@ fn identity(user: &str, root: &Root) -> Result<Identity, AgentError> {
         Root::Layers(layers) => passwd_layer(layers),
     };
     let found = image::lookup_user(&base, user)?;
-    Ok(Identity { uid: found.uid, gid: found.gid, groups: found.additional_gids })
+    Ok(Identity {
+        uid: found.uid,
+        gid: found.gid,
+        groups: found.additional_gids,
+    })
 }
 
 /// Is this a variable that only plugins set?
 fn reserved(name: &str, inventory: &Inventory) -> bool {
     let upper = name.to_ascii_uppercase();
     validate::is_reserved(name, inventory.reserved_env())
-        || DEVICE_VARIABLES.iter().any(|pattern| match pattern.strip_prefix('*') {
-            Some(ending) => upper.ends_with(ending),
-            None => validate::is_reserved(&upper, [*pattern]),
-        })
+        || DEVICE_VARIABLES
+            .iter()
+            .any(|pattern| match pattern.strip_prefix('*') {
+                Some(ending) => upper.ends_with(ending),
+                None => validate::is_reserved(&upper, [*pattern]),
+            })
 }
 
 /// `name (amount), …` of the workloads that hold some of a slot.
@@ -487,7 +568,9 @@ fn on_host_root(
     job.hidden.push("/run".into());
     job.masked.push(state.display().to_string());
     let mut note = None;
-    let machine = ["/proc", "/sys", "/dev", "/run"].iter().any(|r| current.starts_with(r));
+    let machine = ["/proc", "/sys", "/dev", "/run"]
+        .iter()
+        .any(|r| current.starts_with(r));
     if current == std::path::Path::new("/") || machine {
         note = Some(format!(
             "{} is not bound: what the job writes there is discarded",
@@ -495,7 +578,11 @@ fn on_host_root(
         ));
     } else {
         let source = current.to_owned();
-        mounts.push(BindMount { source, target: job.workdir.clone(), read_only: false });
+        mounts.push(BindMount {
+            source,
+            target: job.workdir.clone(),
+            read_only: false,
+        });
     }
     // Names must resolve on the host's network, wherever the file really is.
     let resolv = std::path::Path::new("/etc/resolv.conf");
@@ -504,7 +591,11 @@ fn on_host_root(
         && real.starts_with("/run")
     {
         let target = real.display().to_string();
-        mounts.push(BindMount { source: real, target, read_only: true });
+        mounts.push(BindMount {
+            source: real,
+            target,
+            read_only: true,
+        });
     }
     mounts.append(&mut job.mounts);
     job.mounts = mounts;
@@ -521,7 +612,11 @@ fn apply_image(job: &mut Job, config: &image::ImageConfig, inventory: &Inventory
         .collect();
     env.extend(std::mem::take(&mut job.env));
     job.env = env.into_iter().collect();
-    let command = if job.command.is_empty() { config.cmd.clone() } else { job.command.clone() };
+    let command = if job.command.is_empty() {
+        config.cmd.clone()
+    } else {
+        job.command.clone()
+    };
     job.command = config.entrypoint.iter().cloned().chain(command).collect();
     if !config.working_dir.is_empty() {
         job.workdir.clone_from(&config.working_dir);
@@ -535,5 +630,7 @@ fn apply_image(job: &mut Job, config: &image::ImageConfig, inventory: &Inventory
 /// The topmost layer that has a passwd file.
 fn passwd_layer(layers: &[PathBuf]) -> PathBuf {
     let with = layers.iter().rev().find(|l| l.join("etc/passwd").is_file());
-    with.or(layers.last()).cloned().unwrap_or_else(|| "/nonexistent".into())
+    with.or(layers.last())
+        .cloned()
+        .unwrap_or_else(|| "/nonexistent".into())
 }

@@ -25,7 +25,9 @@ pub async fn settle(
 ) -> Result<(), AgentError> {
     let ledger = Ledger::new(state);
     let record = ledger.transact(|t| {
-        let Some(record) = t.get(id) else { return Ok::<_, AgentError>(None) };
+        let Some(record) = t.get(id) else {
+            return Ok::<_, AgentError>(None);
+        };
         let mut record = record.clone();
         record.state = State::Releasing;
         record.pid = None;
@@ -39,7 +41,10 @@ pub async fn settle(
         Err(error) => Err(error.into()),
     };
     if let Err(error) = released {
-        tracing::warn!("{}: {error}; its slices stay closed, and it is tried again", record.name);
+        tracing::warn!(
+            "{}: {error}; its slices stay closed, and it is tried again",
+            record.name
+        );
         return Err(error);
     }
     close(&ledger, &Folder::new(state, id), record)
@@ -54,7 +59,12 @@ pub(super) async fn release(plugins: &Set, record: &Record) -> Result<(), AgentE
             continue;
         };
         let slices = record.slices_of(name);
-        client.release(&ReleaseRequest { allocation: record.id.clone(), slices }).await?;
+        client
+            .release(&ReleaseRequest {
+                allocation: record.id.clone(),
+                slices,
+            })
+            .await?;
     }
     Ok(())
 }

@@ -52,8 +52,17 @@ pub fn describe_inventory(
                 .capacities
                 .iter()
                 .map(|(capacity, c)| {
-                    let used = snapshot.cell(&name, capacity).map_or(Amount::ZERO, |cell| cell.used);
-                    (capacity.clone(), Usage { total: c.total, reserved: c.reserved, used })
+                    let used = snapshot
+                        .cell(&name, capacity)
+                        .map_or(Amount::ZERO, |cell| cell.used);
+                    (
+                        capacity.clone(),
+                        Usage {
+                            total: c.total,
+                            reserved: c.reserved,
+                            used,
+                        },
+                    )
                 })
                 .collect();
             let holders = held
@@ -62,7 +71,12 @@ pub fn describe_inventory(
                 .map(|r| r.name.clone())
                 .collect();
             let closed = snapshot.closed(&name).map(str::to_owned);
-            DeviceView { device: device.clone(), usage, holders, closed }
+            DeviceView {
+                device: device.clone(),
+                usage,
+                holders,
+                closed,
+            }
         })
         .collect();
     (views, problems)

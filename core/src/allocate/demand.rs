@@ -14,14 +14,14 @@ impl Demand {
     ///
     /// # Errors
     /// `unknown_slot` and `not_multiple_of_quantum`, with what would be right.
-    pub fn resolve(snapshot: &Snapshot, request: &Request) -> Result<Self, Refusal> {
+    pub fn resolve(snapshot: &Snapshot, request: &Request) -> Result<Self, Box<Refusal>> {
         let mut asked: Vec<Option<Amount>> = vec![None; snapshot.slots.len()];
         for (name, amount) in &request.slots {
             let Some(ix) = snapshot.slot(name) else {
                 if amount.is_zero() {
                     continue;
                 }
-                return Err(unknown(snapshot, name));
+                return Err(Box::new(unknown(snapshot, name)));
             };
             asked[ix.0] = Some(*amount);
         }
@@ -35,14 +35,14 @@ impl Demand {
                 } else {
                     format!("{below} and {above}")
                 };
-                return Err(Refusal::new(
+                return Err(Box::new(Refusal::new(
                     RefusalCode::NotMultipleOfQuantum,
                     &slot.name,
                     format!(
                         "{}: {amount} is not a multiple of {}; the nearest legal amounts: {nearest}",
                         slot.name, slot.quantum
                     ),
-                ));
+                )));
             }
         }
         let plain = asked.clone();
@@ -79,7 +79,9 @@ impl Demand {
         &'a self,
         snapshot: &'a Snapshot,
     ) -> impl Iterator<Item = (&'a str, Amount)> + 'a {
-        self.0.iter().map(|&(ix, amount)| (snapshot.slots[ix.0].name.as_str(), amount))
+        self.0
+            .iter()
+            .map(|&(ix, amount)| (snapshot.slots[ix.0].name.as_str(), amount))
     }
 }
 
@@ -91,7 +93,11 @@ fn total(snapshot: &Snapshot, slot: SlotIx) -> Amount {
 
 fn unknown(snapshot: &Snapshot, name: &str) -> Refusal {
     let known: Vec<&str> = snapshot.slots.iter().map(|s| s.name.as_str()).collect();
-    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
     Refusal::new(
         RefusalCode::UnknownSlot,
         name,

@@ -24,7 +24,7 @@ use crate::model::{Amount, Shape, format_amount};
 /// # Errors
 /// `insufficient` or `fragmented`, with what is free and the largest amount
 /// that would fit now.
-pub fn allocate(snapshot: &Snapshot, demand: &Demand) -> Result<Vec<Grant>, Refusal> {
+pub fn allocate(snapshot: &Snapshot, demand: &Demand) -> Result<Vec<Grant>, Box<Refusal>> {
     let mut order = demand.0.clone();
     order.sort_by_key(|&(ix, _)| (rigidity(snapshot.slots[ix.0].shape), ix));
 
@@ -32,7 +32,7 @@ pub fn allocate(snapshot: &Snapshot, demand: &Demand) -> Result<Vec<Grant>, Refu
     let plans = homes.filter_map(|home| plan(snapshot, &order, home));
     match plans.min_by(|a, b| a.cost.cmp(&b.cost)) {
         Some(plan) => Ok(plan.grants),
-        None => Err(explain(snapshot, &order)),
+        None => Err(Box::new(explain(snapshot, &order))),
     }
 }
 
@@ -55,7 +55,11 @@ fn plan(snapshot: &Snapshot, order: &[(SlotIx, Amount)], home: Option<usize>) ->
     let mut grants = Vec::new();
     let mut nodes: Vec<usize> = Vec::new();
     for &(ix, amount) in order {
-        let near = if nodes.is_empty() { home.into_iter().collect() } else { nodes.clone() };
+        let near = if nodes.is_empty() {
+            home.into_iter().collect()
+        } else {
+            nodes.clone()
+        };
         for grant in place(&mut trial, ix, amount, &near)? {
             if let Some(node) = snapshot.devices[grant.device.0].numa
                 && !nodes.contains(&node)
@@ -77,15 +81,28 @@ fn plan(snapshot: &Snapshot, order: &[(SlotIx, Amount)], home: Option<usize>) ->
             .map(|s| snapshot.free(slot, s))
             .sum()
     });
-    Some(Plan { grants, cost: (nodes.len(), span, at_home, home) })
+    Some(Plan {
+        grants,
+        cost: (nodes.len(), span, at_home, home),
+    })
 }
 
 /// Places one slot near some nodes and takes it from the snapshot.
-fn place(snapshot: &mut Snapshot, ix: SlotIx, amount: Amount, near: &[usize]) -> Option<Vec<Grant>> {
+fn place(
+    snapshot: &mut Snapshot,
+    ix: SlotIx,
+    amount: Amount,
+    near: &[usize],
+) -> Option<Vec<Grant>> {
     let slot = snapshot.slots[ix.0].clone();
     let distance = |snapshot: &Snapshot, serving: &Serving| {
-        let Some(node) = snapshot.devices[serving.device.0].numa else { return 0 };
-        near.iter().map(|&n| snapshot.distances[n][node]).min().unwrap_or(0)
+        let Some(node) = snapshot.devices[serving.device.0].numa else {
+            return 0;
+        };
+        near.iter()
+            .map(|&n| snapshot.distances[n][node])
+            .min()
+            .unwrap_or(0)
     };
     let mut grants: Vec<Grant> = Vec::new();
     let mut rest = amount;
@@ -99,7 +116,11 @@ fn place(snapshot: &mut Snapshot, ix: SlotIx, amount: Amount, near: &[usize]) ->
                 continue;
             }
             snapshot.take(&serving, whole);
-            grants.push(Grant { slot: ix, device: serving.device, amount: whole });
+            grants.push(Grant {
+                slot: ix,
+                device: serving.device,
+                amount: whole,
+            });
             rest = rest.saturating_sub(whole);
         }
         // What is left must be less than a device, or whole ones ran out.
@@ -133,7 +154,11 @@ fn place(snapshot: &mut Snapshot, ix: SlotIx, amount: Amount, near: &[usize]) ->
                 continue;
             }
             snapshot.take(&serving, take);
-            grants.push(Grant { slot: ix, device: serving.device, amount: take });
+            grants.push(Grant {
+                slot: ix,
+                device: serving.device,
+                amount: take,
+            });
             rest = rest.saturating_sub(take);
         }
         return rest.is_zero().then_some(grants);
@@ -156,7 +181,11 @@ fn part(
         .filter(|s| snapshot.free(slot, s) >= amount)
         .min_by_key(|s| (distance(snapshot, s), snapshot.free(slot, s), s.device))?;
     snapshot.take(serving, amount);
-    Some(Grant { slot: ix, device: serving.device, amount })
+    Some(Grant {
+        slot: ix,
+        device: serving.device,
+        amount,
+    })
 }
 
 /// Devices that are open, offer something and of which nothing is held.
@@ -184,9 +213,17 @@ fn explain(snapshot: &Snapshot, order: &[(SlotIx, Amount)]) -> Refusal {
     let free: Amount = slot.devices.iter().map(|s| snapshot.free(slot, s)).sum();
     let total: Amount = slot.devices.iter().map(|s| snapshot.whole(slot, s)).sum();
     let largest = largest(snapshot, slot);
-    let code = if free >= asked { RefusalCode::Fragmented } else { RefusalCode::Insufficient };
+    let code = if free >= asked {
+        RefusalCode::Fragmented
+    } else {
+        RefusalCode::Insufficient
+    };
     let show = |amount: Amount| {
-        if slot.unit == "byte" { format!("{amount} ({})", format_amount(amount, "byte")) } else { amount.to_string() }
+        if slot.unit == "byte" {
+            format!("{amount} ({})", format_amount(amount, "byte"))
+        } else {
+            amount.to_string()
+        }
     };
     let mut message = format!(
         "{}: {} asked, {} free of {}",
@@ -229,7 +266,11 @@ fn explain(snapshot: &Snapshot, order: &[(SlotIx, Amount)]) -> Refusal {
 
 /// The largest amount of a slot that a request for it alone would get now.
 fn largest(snapshot: &Snapshot, slot: &SlotView) -> Amount {
-    let free = || slot.devices.iter().map(|s| (s.device, snapshot.free(slot, s)));
+    let free = || {
+        slot.devices
+            .iter()
+            .map(|s| (s.device, snapshot.free(slot, s)))
+    };
     let idle = idle_devices(snapshot, slot);
     let whole: Amount = idle.iter().map(|s| snapshot.whole(slot, s)).sum();
     match slot.shape {

@@ -54,6 +54,13 @@ impl RefusalCode {
 
 impl Refusal {
     pub(super) fn new(code: RefusalCode, slot: &str, message: String) -> Self {
-        Self { code, message, slot: slot.to_owned(), asked: None, free: None, largest: None }
+        Self {
+            code,
+            message,
+            slot: slot.to_owned(),
+            asked: None,
+            free: None,
+            largest: None,
+        }
     }
 }

@@ -108,7 +108,11 @@ impl Snapshot {
                 closed: match d.device.health.state {
                     HealthState::Healthy | HealthState::Degraded => None,
                     HealthState::Unhealthy | HealthState::Unknown => Some(
-                        d.device.health.reason.clone().unwrap_or_else(|| "not healthy".into()),
+                        d.device
+                            .health
+                            .reason
+                            .clone()
+                            .unwrap_or_else(|| "not healthy".into()),
                     ),
                 },
                 cells: d
@@ -155,12 +159,20 @@ impl Snapshot {
                             .iter()
                             .map(|draw| Some((*d.cells.get(&draw.capacity)?, draw.per_unit)))
                             .collect::<Option<Vec<_>>>()?;
-                        Some(Serving { device: DeviceIx(i), draws })
+                        Some(Serving {
+                            device: DeviceIx(i),
+                            draws,
+                        })
                     })
                     .collect(),
             })
             .collect();
-        Self { slots, devices, cells, distances }
+        Self {
+            slots,
+            devices,
+            cells,
+            distances,
+        }
     }
 
     /// Takes slices that are held already. What does not fit is a problem: the
@@ -170,14 +182,20 @@ impl Snapshot {
         for slice in slices {
             let name = slice.device();
             let Some(device) = self.devices.iter_mut().find(|d| d.name == name) else {
-                problems.push(Problem { device: name, what: "is held but is not there".into() });
+                problems.push(Problem {
+                    device: name,
+                    what: "is held but is not there".into(),
+                });
                 continue;
             };
             for (capacity, amount) in &slice.part.capacities {
                 let Some(&cell) = device.cells.get(capacity) else {
                     let what = format!("its {capacity} is held but it has none");
                     device.closed = Some(what.clone());
-                    problems.push(Problem { device: name.clone(), what });
+                    problems.push(Problem {
+                        device: name.clone(),
+                        what,
+                    });
                     continue;
                 };
                 let cell = &mut self.cells[cell];
@@ -188,7 +206,10 @@ impl Snapshot {
                         cell.used, cell.usable
                     );
                     device.closed = Some(what.clone());
-                    problems.push(Problem { device: name.clone(), what });
+                    problems.push(Problem {
+                        device: name.clone(),
+                        what,
+                    });
                 }
             }
         }
@@ -211,7 +232,11 @@ impl Snapshot {
     /// Why no new work may be placed on a device.
     #[must_use]
     pub fn closed(&self, device: &DeviceRef) -> Option<&str> {
-        self.devices.iter().find(|d| d.name == *device)?.closed.as_deref()
+        self.devices
+            .iter()
+            .find(|d| d.name == *device)?
+            .closed
+            .as_deref()
     }
 
     /// A grant as the slice that ledger and plugins know.
@@ -265,15 +290,23 @@ impl Snapshot {
 
     /// Is nothing of the device held?
     pub(super) fn idle(&self, device: DeviceIx) -> bool {
-        self.devices[device.0].cells.values().all(|&c| self.cells[c].used.is_zero())
+        self.devices[device.0]
+            .cells
+            .values()
+            .all(|&c| self.cells[c].used.is_zero())
     }
 
     /// Takes a grant. The caller has checked that it fits.
     pub(super) fn take(&mut self, serving: &Serving, amount: Amount) {
         for &(cell, per_unit) in &serving.draws {
             let cell = &mut self.cells[cell];
-            let used = amount.scaled(per_unit, Amount::ONE).and_then(|a| cell.used.checked_add(a));
-            debug_assert!(used.is_some_and(|u| u <= cell.usable), "grant over capacity");
+            let used = amount
+                .scaled(per_unit, Amount::ONE)
+                .and_then(|a| cell.used.checked_add(a));
+            debug_assert!(
+                used.is_some_and(|u| u <= cell.usable),
+                "grant over capacity"
+            );
             cell.used = used.unwrap_or(Amount::MAX);
         }
     }
@@ -297,7 +330,12 @@ fn numa_table(inventory: &Inventory) -> (HashMap<u32, usize>, Vec<Vec<u32>>) {
             .and_then(|n: &NumaNode| n.distances.get(&to).copied());
         stated.unwrap_or(if from == to { 10 } else { 20 })
     };
-    let distances =
-        numbers.iter().map(|&a| numbers.iter().map(|&b| distance(a, b)).collect()).collect();
-    (numbers.iter().enumerate().map(|(i, n)| (*n, i)).collect(), distances)
+    let distances = numbers
+        .iter()
+        .map(|&a| numbers.iter().map(|&b| distance(a, b)).collect())
+        .collect();
+    (
+        numbers.iter().enumerate().map(|(i, n)| (*n, i)).collect(),
+        distances,
+    )
 }

@@ -20,10 +20,17 @@ fn machine(nodes: u32, cores: u32, memory: u64) -> Inventory {
     let slot = |name: &str, quantum: &str, capacity: &str, shape, default| Slot {
         name: name.into(),
         summary: String::new(),
-        unit: if name == "mem" { "byte".into() } else { "core".into() },
+        unit: if name == "mem" {
+            "byte".into()
+        } else {
+            "core".into()
+        },
         quantum: amount(quantum),
         class: name.into(),
-        draws: vec![Draw { capacity: capacity.into(), per_unit: Amount::ONE }],
+        draws: vec![Draw {
+            capacity: capacity.into(),
+            per_unit: Amount::ONE,
+        }],
         shape,
         default: Some(default),
         level: EnforcementLevel::Kernel,
@@ -33,8 +40,20 @@ fn machine(nodes: u32, cores: u32, memory: u64) -> Inventory {
         version: "1".into(),
         summary: String::new(),
         slots: vec![
-            slot("cpu", "0.01", "cores", Shape::WholeThenFraction, DefaultAmount::Fixed(Amount::ONE)),
-            slot("mem", "1", "memory", Shape::Divisible, DefaultAmount::Like("cpu".into())),
+            slot(
+                "cpu",
+                "0.01",
+                "cores",
+                Shape::WholeThenFraction,
+                DefaultAmount::Fixed(Amount::ONE),
+            ),
+            slot(
+                "mem",
+                "1",
+                "memory",
+                Shape::Divisible,
+                DefaultAmount::Like("cpu".into()),
+            ),
         ],
         reserved_env: vec![],
         config: vec![],
@@ -48,7 +67,14 @@ fn machine(nodes: u32, cores: u32, memory: u64) -> Inventory {
             numa_node: Some(node),
             health: Health::healthy(),
             attributes: BTreeMap::new(),
-            capacities: [(capacity.to_owned(), Capacity { total, reserved: Amount::ZERO })].into(),
+            capacities: [(
+                capacity.to_owned(),
+                Capacity {
+                    total,
+                    reserved: Amount::ZERO,
+                },
+            )]
+            .into(),
             nodes: vec![],
             links: vec![],
             parent: None,
@@ -61,7 +87,12 @@ fn machine(nodes: u32, cores: u32, memory: u64) -> Inventory {
         }
     }
     for n in 0..nodes {
-        devices.push(device(format!("node-{n}"), n, "memory", Amount::from_units(memory)));
+        devices.push(device(
+            format!("node-{n}"),
+            n,
+            "memory",
+            Amount::from_units(memory),
+        ));
     }
     let distance = |a: u32, b: u32| if a == b { 10 } else { 10 + 5 * a.abs_diff(b) };
     Inventory {
@@ -69,33 +100,57 @@ fn machine(nodes: u32, cores: u32, memory: u64) -> Inventory {
         devices,
         numa_nodes: (0..nodes)
             .map(|a| {
-                (a, NumaNode { id: a, distances: (0..nodes).map(|b| (b, distance(a, b))).collect() })
+                (
+                    a,
+                    NumaNode {
+                        id: a,
+                        distances: (0..nodes).map(|b| (b, distance(a, b))).collect(),
+                    },
+                )
             })
             .collect(),
     }
 }
 
-fn ask(snapshot: &mut Snapshot, cpu: &str, mem: &str) -> Result<Vec<Slice>, Refusal> {
+fn ask(snapshot: &mut Snapshot, cpu: &str, mem: &str) -> Result<Vec<Slice>, Box<Refusal>> {
     let request = Request {
-        slots: [("cpu".to_owned(), amount(cpu)), ("mem".to_owned(), amount(mem))].into(),
+        slots: [
+            ("cpu".to_owned(), amount(cpu)),
+            ("mem".to_owned(), amount(mem)),
+        ]
+        .into(),
     };
     let demand = Demand::resolve(snapshot, &request)?;
-    let slices: Vec<Slice> =
-        allocate(snapshot, &demand)?.into_iter().map(|g| snapshot.slice(g)).collect();
+    let slices: Vec<Slice> = allocate(snapshot, &demand)?
+        .into_iter()
+        .map(|g| snapshot.slice(g))
+        .collect();
     assert_eq!(snapshot.hold(&slices), []);
     Ok(slices)
 }
 
 fn shape(slices: &[Slice]) -> Vec<String> {
-    slices.iter().map(|s| format!("{}={}", s.part.device, s.part.amount)).collect()
+    slices
+        .iter()
+        .map(|s| format!("{}={}", s.part.device, s.part.amount))
+        .collect()
 }
 
 #[test]
 fn halves_share_a_core_and_leave_the_other_whole() {
     let mut snapshot = Snapshot::new(&machine(1, 2, 100));
-    assert_eq!(shape(&ask(&mut snapshot, "0.5", "10").unwrap()), ["core-0-0=0.5", "node-0=10"]);
-    assert_eq!(shape(&ask(&mut snapshot, "0.5", "10").unwrap()), ["core-0-0=0.5", "node-0=10"]);
-    assert_eq!(shape(&ask(&mut snapshot, "1", "10").unwrap()), ["core-0-1=1", "node-0=10"]);
+    assert_eq!(
+        shape(&ask(&mut snapshot, "0.5", "10").unwrap()),
+        ["core-0-0=0.5", "node-0=10"]
+    );
+    assert_eq!(
+        shape(&ask(&mut snapshot, "0.5", "10").unwrap()),
+        ["core-0-0=0.5", "node-0=10"]
+    );
+    assert_eq!(
+        shape(&ask(&mut snapshot, "1", "10").unwrap()),
+        ["core-0-1=1", "node-0=10"]
+    );
     let refusal = ask(&mut snapshot, "0.01", "1").unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Insufficient);
     assert_eq!(
@@ -147,7 +202,13 @@ fn what_does_not_fit_one_node_spills_to_the_nearest() {
     let mut snapshot = Snapshot::new(&machine(4, 2, 100));
     assert_eq!(
         shape(&ask(&mut snapshot, "3", "150").unwrap()),
-        ["core-0-0=1", "core-0-1=1", "core-1-0=1", "node-0=100", "node-1=50"]
+        [
+            "core-0-0=1",
+            "core-0-1=1",
+            "core-1-0=1",
+            "node-0=100",
+            "node-1=50"
+        ]
     );
 }
 
@@ -156,7 +217,10 @@ fn a_refusal_of_one_slot_takes_nothing_of_the_other() {
     let mut snapshot = Snapshot::new(&machine(1, 2, 100));
     let before = format!("{:?}", snapshot.cells);
     let refusal = ask(&mut snapshot, "1", "101").unwrap_err();
-    assert_eq!((refusal.code, refusal.slot.as_str()), (RefusalCode::Insufficient, "mem"));
+    assert_eq!(
+        (refusal.code, refusal.slot.as_str()),
+        (RefusalCode::Insufficient, "mem")
+    );
     assert_eq!(format!("{:?}", snapshot.cells), before);
 }
 
@@ -164,7 +228,10 @@ fn a_refusal_of_one_slot_takes_nothing_of_the_other() {
 fn defaults_are_one_core_and_its_share_of_memory() {
     let snapshot = Snapshot::new(&machine(1, 4, 1001));
     let demand = Demand::resolve(&snapshot, &Request::default()).unwrap();
-    let amounts: Vec<_> = demand.amounts(&snapshot).map(|(n, a)| format!("{n}={a}")).collect();
+    let amounts: Vec<_> = demand
+        .amounts(&snapshot)
+        .map(|(n, a)| format!("{n}={a}"))
+        .collect();
     assert_eq!(amounts, ["cpu=1", "mem=250"]);
 }
 
@@ -172,7 +239,9 @@ fn defaults_are_one_core_and_its_share_of_memory() {
 fn off_quantum_and_unknown_say_what_is_right() {
     let snapshot = Snapshot::new(&machine(1, 4, 1000));
     let resolve = |slot: &str, a: &str| {
-        let request = Request { slots: [(slot.to_owned(), amount(a))].into() };
+        let request = Request {
+            slots: [(slot.to_owned(), amount(a))].into(),
+        };
         Demand::resolve(&snapshot, &request).unwrap_err().message
     };
     assert_eq!(
@@ -192,13 +261,27 @@ fn off_quantum_and_unknown_say_what_is_right() {
 #[test]
 fn reserved_and_unhealthy_are_never_granted() {
     let mut inventory = machine(1, 3, 100);
-    inventory.devices[0].device.capacities.get_mut("cores").unwrap().reserved = Amount::ONE;
-    inventory.devices[1].device.health =
-        Health { state: crate::model::HealthState::Unhealthy, reason: Some("on fire".into()) };
+    inventory.devices[0]
+        .device
+        .capacities
+        .get_mut("cores")
+        .unwrap()
+        .reserved = Amount::ONE;
+    inventory.devices[1].device.health = Health {
+        state: crate::model::HealthState::Unhealthy,
+        reason: Some("on fire".into()),
+    };
     let mut snapshot = Snapshot::new(&inventory);
-    assert_eq!(shape(&ask(&mut snapshot, "1", "1").unwrap()), ["core-0-2=1", "node-0=1"]);
+    assert_eq!(
+        shape(&ask(&mut snapshot, "1", "1").unwrap()),
+        ["core-0-2=1", "node-0=1"]
+    );
     let refusal = ask(&mut snapshot, "0.5", "1").unwrap_err();
-    assert!(refusal.message.contains("closed: cpu/core-0-1 (on fire)"), "{}", refusal.message);
+    assert!(
+        refusal.message.contains("closed: cpu/core-0-1 (on fire)"),
+        "{}",
+        refusal.message
+    );
 }
 
 #[test]
@@ -206,7 +289,10 @@ fn holding_too_much_closes_the_device_instead_of_going_negative() {
     let mut snapshot = Snapshot::new(&machine(1, 2, 100));
     let slices = ask(&mut snapshot, "1", "1").unwrap();
     let problems = snapshot.hold(&slices[..1]);
-    assert!(problems[0].what.starts_with("over_capacity"), "{problems:?}");
+    assert!(
+        problems[0].what.starts_with("over_capacity"),
+        "{problems:?}"
+    );
     assert!(snapshot.closed(&slices[0].device()).is_some());
     let mut gone = slices[0].clone();
     gone.part.device = "core-9".into();

@@ -34,7 +34,13 @@ pub(super) struct Global {
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Where Divvy keeps its ledger and workloads
-    #[arg(long, global = true, value_name = "DIR", env = "DIVVY_STATE", default_value = "/var/lib/divvy")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "DIVVY_STATE",
+        default_value = "/var/lib/divvy"
+    )]
     pub(super) state: PathBuf,
     /// Where the plugins are [default: ../lib/divvy/plugins beside divvy, then /usr/lib/divvy/plugins]
     #[arg(long, global = true, value_name = "DIR", env = "DIVVY_PLUGIN_DIR")]
@@ -60,7 +66,11 @@ impl Global {
             set: self.plugin_settings()?,
             history: Some(state.join("plugins")),
         };
-        Ok(agent::Settings { state, exe, plugins })
+        Ok(agent::Settings {
+            state,
+            exe,
+            plugins,
+        })
     }
 
     fn plugin_settings(&self) -> Result<BTreeMap<String, BTreeMap<String, String>>, Failure> {
@@ -76,7 +86,10 @@ impl Global {
                     format!("--set {text:?} is not PLUGIN.KEY=VALUE, such as cpu.reserved_cores=1"),
                 ));
             };
-            settings.entry(plugin.into()).or_default().insert(key.into(), value.into());
+            settings
+                .entry(plugin.into())
+                .or_default()
+                .insert(key.into(), value.into());
         }
         Ok(settings)
     }
@@ -185,7 +198,11 @@ pub(super) struct Run {
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(super) runtime: String,
     /// [IMAGE [COMMAND...]], or -- COMMAND...
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE | -- COMMAND")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE | -- COMMAND"
+    )]
     pub(super) words: Vec<String>,
 }
 

@@ -26,15 +26,14 @@ pub(super) async fn run(global: &Global, args: &Named) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn device(
-    global: &Global,
-    agent: &crate::agent::Agent,
-    name: &str,
-) -> Result<u8, Failure> {
+async fn device(global: &Global, agent: &crate::agent::Agent, name: &str) -> Result<u8, Failure> {
     let records = agent.ledger().records()?;
     let (inventory, _) = agent.inventory().await;
     let (views, _) = describe_inventory(&inventory, &records);
-    let Some(view) = views.into_iter().find(|v| v.device.name().to_string() == name) else {
+    let Some(view) = views
+        .into_iter()
+        .find(|v| v.device.name().to_string() == name)
+    else {
         return Err(AgentError::NoSuchWorkload(name.to_owned()).into());
     };
     if global.json {
@@ -46,12 +45,21 @@ async fn device(
     println!("model       {}", printable(&device.model));
     println!("kind        {}", printable(&device.kind));
     for (capacity, u) in &view.usage {
-        println!("{capacity:<11} {} held, {} reserved, of {}", u.used, u.reserved, u.total);
+        println!(
+            "{capacity:<11} {} held, {} reserved, of {}",
+            u.used, u.reserved, u.total
+        );
     }
     for (key, attribute) in &device.attributes {
         let value = serde_json::to_value(&attribute.value).unwrap_or_default();
-        let value = value.as_object().and_then(|o| o.values().next()).cloned().unwrap_or_default();
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let value = value
+            .as_object()
+            .and_then(|o| o.values().next())
+            .cloned()
+            .unwrap_or_default();
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
         let unit = attribute.unit.as_deref().unwrap_or("");
         println!("{key:<11} {} {unit}", printable(&value));
     }
@@ -91,13 +99,21 @@ fn show(record: &Record) {
             println!("numa nodes  {mems}");
         }
         if let Some(quota) = limits.cpu_quota {
-            println!("quota       {} µs in every {} µs", quota.quota_us, quota.period_us);
+            println!(
+                "quota       {} µs in every {} µs",
+                quota.quota_us, quota.period_us
+            );
         }
         if let Some(bytes) = limits.memory_bytes {
             println!("memory      {bytes} bytes");
         }
         for node in &edits.device_nodes {
-            println!("node        {} ({}:{})", printable(&node.path), node.major, node.minor);
+            println!(
+                "node        {} ({}:{})",
+                printable(&node.path),
+                node.major,
+                node.minor
+            );
         }
     }
     let Some(exit) = &record.exit else { return };

@@ -12,7 +12,11 @@ use crate::sys;
 pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     let agent = agent(global)?;
     // Without root the ledger cannot be read: what is free is not known.
-    let records = if sys::is_root() { Some(agent.workloads().await?) } else { None };
+    let records = if sys::is_root() {
+        Some(agent.workloads().await?)
+    } else {
+        None
+    };
     let (inventory, failed) = agent.inventory().await;
     let (devices, problems) = describe_inventory(&inventory, records.as_deref().unwrap_or(&[]));
     if global.json {
@@ -36,8 +40,14 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
         shown.add_row([
             view.device.name().to_string(),
             printable(&device.model),
-            device.numa_node.map_or_else(|| "-".into(), |n| n.to_string()),
-            if records.is_some() { free(view, &inventory) } else { "?".into() },
+            device
+                .numa_node
+                .map_or_else(|| "-".into(), |n| n.to_string()),
+            if records.is_some() {
+                free(view, &inventory)
+            } else {
+                "?".into()
+            },
             capacity(view, &inventory),
             health(view),
             view.holders.join(" "),
@@ -45,13 +55,19 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     }
     print_table(&shown);
     if records.is_none() {
-        eprintln!("divvy: what is held is in the ledger, which only root can read: sudo divvy devices");
+        eprintln!(
+            "divvy: what is held is in the ledger, which only root can read: sudo divvy devices"
+        );
     }
     for problem in problems {
         eprintln!("divvy: {problem}");
     }
     for (_, error) in failed.iter().filter(|(_, e)| !e.is_absent()) {
-        eprintln!("divvy: {} [{}]", printable(&error.to_string()), error.code());
+        eprintln!(
+            "divvy: {} [{}]",
+            printable(&error.to_string()),
+            error.code()
+        );
     }
     Ok(0)
 }
@@ -65,7 +81,11 @@ fn free(view: &DeviceView, inventory: &Inventory) -> String {
 }
 
 fn capacity(view: &DeviceView, inventory: &Inventory) -> String {
-    show(view.usage.iter().map(|(name, u)| (name, u.total)), &view.device.plugin, inventory)
+    show(
+        view.usage.iter().map(|(name, u)| (name, u.total)),
+        &view.device.plugin,
+        inventory,
+    )
 }
 
 /// Amounts of capacities, in the unit of the slot that draws on each.
@@ -79,7 +99,11 @@ fn show<'a>(
             let unit = inventory
                 .plugins
                 .get(plugin)
-                .and_then(|m| m.slots.iter().find(|s| s.draws.iter().any(|d| d.capacity == *capacity)))
+                .and_then(|m| {
+                    m.slots
+                        .iter()
+                        .find(|s| s.draws.iter().any(|d| d.capacity == *capacity))
+                })
                 .map_or("", |slot| slot.unit.as_str());
             match unit {
                 "byte" => format_amount(amount, unit),

@@ -34,15 +34,27 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn good(&mut self, what: impl Into<String>) {
-        self.0.push(Finding { verdict: Verdict::Good, what: what.into(), remedy: None });
+        self.0.push(Finding {
+            verdict: Verdict::Good,
+            what: what.into(),
+            remedy: None,
+        });
     }
 
     fn note(&mut self, what: impl Into<String>, remedy: &str) {
-        self.0.push(Finding { verdict: Verdict::Note, what: what.into(), remedy: Some(remedy.into()) });
+        self.0.push(Finding {
+            verdict: Verdict::Note,
+            what: what.into(),
+            remedy: Some(remedy.into()),
+        });
     }
 
     fn bad(&mut self, what: impl Into<String>, remedy: &str) {
-        self.0.push(Finding { verdict: Verdict::Bad, what: what.into(), remedy: Some(remedy.into()) });
+        self.0.push(Finding {
+            verdict: Verdict::Bad,
+            what: what.into(),
+            remedy: Some(remedy.into()),
+        });
     }
 }
 
@@ -54,7 +66,10 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
         state(&mut found, global)?;
         runtimes(&mut found, global)?;
     } else {
-        found.bad("not root: containers cannot be made, the ledger cannot be read", "sudo divvy doctor");
+        found.bad(
+            "not root: containers cannot be made, the ledger cannot be read",
+            "sudo divvy doctor",
+        );
     }
     plugins(&mut found, global).await;
     let healthy = !found.0.iter().any(|f| matches!(f.verdict, Verdict::Bad));
@@ -79,25 +94,46 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
 fn kernel(found: &mut Findings) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
-    let numbers: Vec<u32> = release.split(['.', '-']).map_while(|n| n.parse().ok()).take(2).collect();
+    let numbers: Vec<u32> = release
+        .split(['.', '-'])
+        .map_while(|n| n.parse().ok())
+        .take(2)
+        .collect();
     // openat2 and pidfd_open came with 5.6 and 5.3; waitid on a pidfd with 5.4.
     if numbers.as_slice() >= [5, 6].as_slice() {
         found.good(format!("Linux {release}"));
     } else {
-        found.bad(format!("Linux {release}"), "Divvy needs 5.6 or newer: openat2(2), pidfd_open(2)");
+        found.bad(
+            format!("Linux {release}"),
+            "Divvy needs 5.6 or newer: openat2(2), pidfd_open(2)",
+        );
     }
     let overlay = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if overlay.lines().any(|l| l.trim_start_matches("nodev").trim() == "overlay") {
+    if overlay
+        .lines()
+        .any(|l| l.trim_start_matches("nodev").trim() == "overlay")
+    {
         found.good("overlayfs");
     } else {
-        found.bad("no overlayfs: containers get no private writable layer", "modprobe overlay");
+        found.bad(
+            "no overlayfs: containers get no private writable layer",
+            "modprobe overlay",
+        );
     }
     let controllers = controllers();
-    let missing: Vec<&str> =
-        ["cpu", "cpuset", "memory", "pids"].into_iter().filter(|c| !controllers.iter().any(|h| h == c)).collect();
-    let version = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "2" } else { "1" };
+    let missing: Vec<&str> = ["cpu", "cpuset", "memory", "pids"]
+        .into_iter()
+        .filter(|c| !controllers.iter().any(|h| h == c))
+        .collect();
+    let version = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        "2"
+    } else {
+        "1"
+    };
     if missing.is_empty() {
-        found.good(format!("cgroup version {version} with cpu, cpuset, memory, pids"));
+        found.good(format!(
+            "cgroup version {version} with cpu, cpuset, memory, pids"
+        ));
     } else {
         found.bad(
             format!("cgroup version {version} lacks {}", missing.join(", ")),
@@ -123,7 +159,8 @@ fn controllers() -> Vec<String> {
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             // name, hierarchy, groups, enabled; hierarchy 0 is not mounted.
-            (fields.get(1) != Some(&"0") && fields.get(3) == Some(&"1")).then(|| fields[0].to_owned())
+            (fields.get(1) != Some(&"0") && fields.get(3) == Some(&"1"))
+                .then(|| fields[0].to_owned())
         })
         .collect()
 }
@@ -131,7 +168,11 @@ fn controllers() -> Vec<String> {
 fn state(found: &mut Findings, global: &Global) -> Result<(), Failure> {
     let state = global.settings()?.state;
     match Ledger::new(&state).records() {
-        Ok(records) => found.good(format!("ledger {}: {} records", state.display(), records.len())),
+        Ok(records) => found.good(format!(
+            "ledger {}: {} records",
+            state.display(),
+            records.len()
+        )),
         Err(error) => found.bad(error.to_string(), "divvy state check"),
     }
     Ok(())
@@ -150,7 +191,10 @@ fn runtimes(found: &mut Findings, global: &Global) -> Result<(), Failure> {
                 found.good(format!("launcher oci with {}", candidate.name));
             }
             Some(why) if candidate.name == own.name => {
-                found.bad(format!("the built-in OCI runtime does not work here: {why}"), "apt-get install runc");
+                found.bad(
+                    format!("the built-in OCI runtime does not work here: {why}"),
+                    "apt-get install runc",
+                );
             }
             Some(why) => found.note(
                 format!("{} does not work here: {why}", candidate.name),
@@ -165,15 +209,27 @@ async fn plugins(found: &mut Findings, global: &Global) {
     let agent = match agent(global) {
         Ok(agent) => agent,
         Err(failure) => {
-            let Failure::Agent(error) = failure else { return };
-            found.bad(error.to_string(), "--plugin-dir DIR, or install divvy with its lib folder");
+            let Failure::Agent(error) = failure else {
+                return;
+            };
+            found.bad(
+                error.to_string(),
+                "--plugin-dir DIR, or install divvy with its lib folder",
+            );
             return;
         }
     };
     let (inventory, failed) = agent.inventory().await;
     for (name, manifest) in &inventory.plugins {
-        let devices = inventory.devices.iter().filter(|d| d.plugin == *name).count();
-        found.good(format!("plugin {name} {}: {devices} devices", manifest.version));
+        let devices = inventory
+            .devices
+            .iter()
+            .filter(|d| d.plugin == *name)
+            .count();
+        found.good(format!(
+            "plugin {name} {}: {devices} devices",
+            manifest.version
+        ));
     }
     for (_, error) in failed {
         if error.is_absent() {

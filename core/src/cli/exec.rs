@@ -13,7 +13,10 @@ use crate::model::State;
 pub(super) async fn run(global: &Global, args: Exec) -> Result<u8, Failure> {
     need_root("exec")?;
     if args.tty && !Terminal::is_there() {
-        return Err(Failure::words("no_terminal", "-t needs a terminal on standard input and output".into()));
+        return Err(Failure::words(
+            "no_terminal",
+            "-t needs a terminal on standard input and output".into(),
+        ));
     }
     let agent = agent(global)?;
     let record = agent.find(&args.name).await?;
@@ -40,7 +43,10 @@ pub(super) async fn run(global: &Global, args: Exec) -> Result<u8, Failure> {
         process["cwd"] = dir.into();
     }
     for text in args.env {
-        if !text.split_once('=').is_some_and(|(name, _)| crate::plugin::validate::env_name(name)) {
+        if !text
+            .split_once('=')
+            .is_some_and(|(name, _)| crate::plugin::validate::env_name(name))
+        {
             return Err(AgentError::Env(text).into());
         }
         if let Some(env) = process["env"].as_array_mut() {
@@ -49,15 +55,21 @@ pub(super) async fn run(global: &Global, args: Exec) -> Result<u8, Failure> {
             env.push(text.into());
         }
     }
-    let file = folder.path.join(format!("exec-{}.json", std::process::id()));
+    let file = folder
+        .path
+        .join(format!("exec-{}.json", std::process::id()));
     serde_json::to_vec(&process)
         .map_err(std::io::Error::from)
         .and_then(|bytes| std::fs::write(&file, bytes))
         .map_err(system)?;
-    let status = tokio::process::Command::from(container.exec_command(&file, args.tty)).status().await;
+    let status = tokio::process::Command::from(container.exec_command(&file, args.tty))
+        .status()
+        .await;
     let _ = std::fs::remove_file(&file);
     let status = status.map_err(|e| AgentError::System("the runtime cannot be run", e))?;
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().or_else(|| Some(128 + status.signal()?));
-    Ok(code.and_then(|c| u8::try_from(c).ok()).unwrap_or(super::FAILED))
+    Ok(code
+        .and_then(|c| u8::try_from(c).ok())
+        .unwrap_or(super::FAILED))
 }

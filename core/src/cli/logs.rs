@@ -52,9 +52,16 @@ fn show(log: &mut impl BufRead, timestamps: bool) {
     let mut text = String::new();
     while let Ok(1..) = log.read_line(&mut text) {
         if let Ok(line) = serde_json::from_str::<Line>(&text) {
-            let bytes = line.m.map(String::into_bytes).or_else(|| unhex(&line.b?)).unwrap_or_default();
-            let out: &mut dyn Write =
-                if line.s == "err" { &mut std::io::stderr() } else { &mut std::io::stdout() };
+            let bytes = line
+                .m
+                .map(String::into_bytes)
+                .or_else(|| unhex(&line.b?))
+                .unwrap_or_default();
+            let out: &mut dyn Write = if line.s == "err" {
+                &mut std::io::stderr()
+            } else {
+                &mut std::io::stdout()
+            };
             if timestamps {
                 let _ = write!(out, "{} ", line.t);
             }

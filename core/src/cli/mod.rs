@@ -1,11 +1,17 @@
 //! The command line: one file a verb.
 //!
 //! Results go to stdout, as tables for people or with `--json` for programs;
-//! everything else goes to stderr. Exit codes: 0, the command's own for `run`
-//! and `exec`, 1 for a verb that found something wrong (`doctor`, `state
-//! check`), 2 for words that cannot be read, 125 for a failure of Divvy's, 126
-//! and 127 for a command that cannot be executed or found (as Docker's), 128 +
-//! n after signal n.
+//! everything else goes to stderr. Exit codes:
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | the command's own | `run` and `exec` |
+//! | 1 | a verb found something wrong: `doctor`, `state check` |
+//! | 2 | words that cannot be read |
+//! | 125 | Divvy failed |
+//! | 126, 127 | the command cannot be executed, was not found (as Docker's) |
+//! | 128 + n | it was ended by signal n |
 
 mod args;
 mod completions;
@@ -54,7 +60,9 @@ pub fn main() -> ExitCode {
         return ExitCode::from(FAILED);
     }
     let json = args.global.json;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(dispatch(args)),
         Err(error) => Err(AgentError::System("cannot start", error).into()),
@@ -93,7 +101,11 @@ fn agent(global: &args::Global) -> Result<Agent, Failure> {
 
 /// Verbs that touch containers or the ledger need root, and say so first.
 fn need_root(verb: &'static str) -> Result<(), AgentError> {
-    if sys::is_root() { Ok(()) } else { Err(AgentError::NeedsRoot(verb)) }
+    if sys::is_root() {
+        Ok(())
+    } else {
+        Err(AgentError::NeedsRoot(verb))
+    }
 }
 
 /// Warnings by default; more with `-v`, or what `DIVVY_LOG` says.
@@ -104,8 +116,7 @@ fn log(verbose: u8) {
         1 => "info",
         _ => "debug",
     };
-    let filter =
-        EnvFilter::try_from_env("DIVVY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = EnvFilter::try_from_env("DIVVY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

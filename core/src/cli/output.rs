@@ -41,7 +41,10 @@ impl Failure {
             Self::Words { code, message } => (*code, message.clone()),
         };
         if json {
-            eprintln!("{}", json!({ "error": { "code": code, "message": message } }));
+            eprintln!(
+                "{}",
+                json!({ "error": { "code": code, "message": message } })
+            );
         } else {
             eprintln!("divvy: {} [{code}]", printable(&message));
         }
@@ -59,7 +62,9 @@ pub(super) fn print_json(document: &impl Serialize) {
 /// A table for people.
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
     table
 }
@@ -75,10 +80,17 @@ pub(super) fn print_table(table: &Table) {
 /// (S20).
 pub(super) fn printable(text: &str) -> String {
     let odd = |c: char| {
-        c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+        c.is_control()
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
     };
     text.chars()
-        .flat_map(|c| if odd(c) { c.escape_unicode().collect::<Vec<_>>() } else { vec![c] })
+        .flat_map(|c| {
+            if odd(c) {
+                c.escape_unicode().collect::<Vec<_>>()
+            } else {
+                vec![c]
+            }
+        })
         .collect()
 }
 
@@ -91,7 +103,13 @@ pub(super) fn amounts<'a>(
         .into_iter()
         .map(|(slot, amount)| {
             let unit = inventory.and_then(|i| i.slot(slot)).map_or_else(
-                || if slot == "mem" || slot.ends_with(".mem") { "byte" } else { "" },
+                || {
+                    if slot == "mem" || slot.ends_with(".mem") {
+                        "byte"
+                    } else {
+                        ""
+                    }
+                },
                 |s| s.unit.as_str(),
             );
             format!("{slot} {}", format_amount(*amount, unit))
@@ -117,7 +135,10 @@ mod tests {
 
     #[test]
     fn nothing_moves_the_cursor() {
-        assert_eq!(printable("a\x1b[31mb\u{202e}c\nd"), "a\\u{1b}[31mb\\u{202e}c\\u{a}d");
+        assert_eq!(
+            printable("a\x1b[31mb\u{202e}c\nd"),
+            "a\\u{1b}[31mb\\u{202e}c\\u{a}d"
+        );
         assert_eq!(printable("naïve ✓"), "naïve ✓");
     }
 }

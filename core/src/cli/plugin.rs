@@ -15,8 +15,15 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
     for client in agent.plugins().clients() {
         let name = client.name();
         let manifest = inventory.plugins.get(name);
-        let error = failed.iter().find(|(plugin, _)| plugin == name).map(|(_, e)| e);
-        let devices = inventory.devices.iter().filter(|d| d.plugin == name).count();
+        let error = failed
+            .iter()
+            .find(|(plugin, _)| plugin == name)
+            .map(|(_, e)| e);
+        let devices = inventory
+            .devices
+            .iter()
+            .filter(|d| d.plugin == name)
+            .count();
         let crashes = client.crashes().await;
         let status = client.status().await;
         rows.push(json!({
@@ -33,16 +40,26 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
             "crashes": crashes,
         }));
     }
-    let refused: Vec<String> = agent.plugins().refused().iter().map(ToString::to_string).collect();
+    let refused: Vec<String> = agent
+        .plugins()
+        .refused()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     if global.json {
-        print_json(&json!({ "folder": agent.plugins().folder, "plugins": rows, "refused": refused }));
+        print_json(
+            &json!({ "folder": agent.plugins().folder, "plugins": rows, "refused": refused }),
+        );
         return Ok(0);
     }
     println!("in {}:", agent.plugins().folder.display());
     let mut shown = table(["NAME", "VERSION", "DEVICES", "SLOTS", "STATE"]);
     for client in agent.plugins().clients() {
         let manifest = inventory.plugins.get(client.name());
-        let error = failed.iter().find(|(plugin, _)| plugin == client.name()).map(|(_, e)| e);
+        let error = failed
+            .iter()
+            .find(|(plugin, _)| plugin == client.name())
+            .map(|(_, e)| e);
         let state = match (error, client.status().await) {
             (Some(e), _) if e.is_absent() => format!("absent: {e}"),
             (Some(e), _) => e.to_string(),
@@ -55,9 +72,18 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
         shown.add_row([
             client.name().to_owned(),
             manifest.map_or_else(|| "-".into(), |m| printable(&m.version)),
-            inventory.devices.iter().filter(|d| d.plugin == client.name()).count().to_string(),
+            inventory
+                .devices
+                .iter()
+                .filter(|d| d.plugin == client.name())
+                .count()
+                .to_string(),
             manifest.map_or_else(String::new, |m| {
-                m.slots.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(" ")
+                m.slots
+                    .iter()
+                    .map(|s| s.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(" ")
             }),
             printable(&state),
         ]);
@@ -65,7 +91,11 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
     print_table(&shown);
     for (plugin, manifest) in &inventory.plugins {
         for key in &manifest.config {
-            println!("  --set {plugin}.{}=…  {}", key.name, printable(&key.summary));
+            println!(
+                "  --set {plugin}.{}=…  {}",
+                key.name,
+                printable(&key.summary)
+            );
         }
     }
     for line in refused {

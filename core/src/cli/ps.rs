@@ -24,7 +24,9 @@ pub(super) async fn run(global: &Global, args: &Ps) -> Result<u8, Failure> {
         records.iter().for_each(|r| println!("{}", r.name));
         return Ok(0);
     }
-    let mut shown = table(["NAME", "ID", "STATE", "AGE", "SLICE", "ROOT", "RUNTIME", "COMMAND"]);
+    let mut shown = table([
+        "NAME", "ID", "STATE", "AGE", "SLICE", "ROOT", "RUNTIME", "COMMAND",
+    ]);
     for record in &records {
         shown.add_row([
             record.name.clone(),
@@ -43,9 +45,15 @@ pub(super) async fn run(global: &Global, args: &Ps) -> Result<u8, Failure> {
 
 /// `running`, `exited 0`, `exited 137, out of memory`.
 pub(super) fn state(record: &Record) -> String {
-    let Some(exit) = &record.exit else { return record.state.word().to_owned() };
+    let Some(exit) = &record.exit else {
+        return record.state.word().to_owned();
+    };
     let code = exit.code.map_or_else(|| "?".into(), |c| c.to_string());
-    let memory = if exit.out_of_memory { ", out of memory" } else { "" };
+    let memory = if exit.out_of_memory {
+        ", out of memory"
+    } else {
+        ""
+    };
     format!("{} {code}{memory}", record.state.word())
 }
 

@@ -18,7 +18,10 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     let request = request(global, &args)?;
     need_root("run")?;
     if args.tty && !Terminal::is_there() && !args.detach {
-        return Err(Failure::words("no_terminal", "-t needs a terminal on standard input and output".into()));
+        return Err(Failure::words(
+            "no_terminal",
+            "-t needs a terminal on standard input and output".into(),
+        ));
     }
     let agent = agent(global)?;
     let mut started = match &request.root {
@@ -47,7 +50,11 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     }
     let gone = |e| AgentError::System("its monitor cannot be reached", e);
     let (events, input) = attach(&started.folder).await.map_err(gone)?;
-    let raw = if args.tty { Some(RawTerminal::enter()?) } else { None };
+    let raw = if args.tty {
+        Some(RawTerminal::enter()?)
+    } else {
+        None
+    };
     started.go().await?;
     let end = follow(events, input, args.interactive || args.tty, raw.is_some()).await;
     drop(raw);
@@ -73,7 +80,13 @@ fn request(global: &Global, args: &Run) -> Result<RunRequest, Failure> {
         (Some(folder), image) => {
             // With --rootfs every word is of the command.
             let command: Vec<String> = image.into_iter().chain(command).collect();
-            return finish(global, args, caller, RootRequest::Folder(folder.clone()), command);
+            return finish(
+                global,
+                args,
+                caller,
+                RootRequest::Folder(folder.clone()),
+                command,
+            );
         }
         (None, Some(image)) => image_root(&image)?,
         (None, None) => RootRequest::Host { current },
@@ -122,7 +135,11 @@ fn finish(
         env,
         // On the host's own root the job is the caller's, in the caller's
         // shell; in an image or another root it is not.
-        inherited: if on_host { std::env::vars().collect() } else { vec![] },
+        inherited: if on_host {
+            std::env::vars().collect()
+        } else {
+            vec![]
+        },
         workdir: args.workdir.clone(),
         user: args.user.clone(),
         caller,
@@ -156,7 +173,10 @@ fn resources(args: &Run) -> Result<Request, Failure> {
         };
         let amount = parse_amount(text, slot, unit).map_err(AgentError::from)?;
         if request.slots.insert(slot.to_owned(), amount).is_some() {
-            return Err(Failure::words("invalid_amount", format!("{slot} is asked for twice")));
+            return Err(Failure::words(
+                "invalid_amount",
+                format!("{slot} is asked for twice"),
+            ));
         }
         Ok(())
     };
@@ -196,14 +216,20 @@ fn split_words(words: &[String]) -> (Option<String>, Vec<String>) {
 fn image_root(image: &str) -> Result<RootRequest, Failure> {
     let as_is = Path::new(image);
     if as_is.exists() {
-        return Ok(RootRequest::Image { path: as_is.to_owned(), reference: None });
+        return Ok(RootRequest::Image {
+            path: as_is.to_owned(),
+            reference: None,
+        });
     }
     // PATH:REFERENCE picks one of several images in a file.
     if let Some((path, reference)) = image.split_once(':')
         && Path::new(path).exists()
     {
         let reference = Some(reference.to_owned());
-        return Ok(RootRequest::Image { path: PathBuf::from(path), reference });
+        return Ok(RootRequest::Image {
+            path: PathBuf::from(path),
+            reference,
+        });
     }
     Err(AgentError::Root(format!(
         "there is no file or folder {image:?}. This launcher takes a local OCI layout or `docker save` archive; to run a command on the host's own root, write -- before it: divvy run -- {image}"
@@ -214,9 +240,11 @@ fn image_root(image: &str) -> Result<RootRequest, Failure> {
 /// The calling user: behind sudo, who called sudo.
 fn caller() -> Identity {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
-    if let (true, Some(uid), Some(gid)) =
-        (crate::sys::is_root(), number("SUDO_UID"), number("SUDO_GID"))
-    {
+    if let (true, Some(uid), Some(gid)) = (
+        crate::sys::is_root(),
+        number("SUDO_UID"),
+        number("SUDO_GID"),
+    ) {
         let known = crate::launch::image::lookup_user(Path::new("/"), &uid.to_string());
         let groups = known.map(|u| u.additional_gids).unwrap_or_default();
         return Identity { uid, gid, groups };
@@ -239,7 +267,11 @@ async fn follow(
 ) -> Option<Exit> {
     let sender = tokio::spawn(async move {
         let mut signals = Signals::new()?;
-        let mut stdin = if interactive { Some(read_stdin()) } else { None };
+        let mut stdin = if interactive {
+            Some(read_stdin())
+        } else {
+            None
+        };
         if terminal && let Some((columns, rows)) = Terminal::size() {
             input.resize(columns, rows).await?;
         }
@@ -349,4 +381,3 @@ impl Progress {
         }
     }
 }
-

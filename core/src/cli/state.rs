@@ -37,11 +37,17 @@ async fn check(global: &Global) -> Result<u8, Failure> {
         let folder = Folder::new(&state, &record.id);
         match folder.record() {
             Ok(copy) if copy.slices == record.slices => {}
-            Ok(_) => found.push(format!("{}: its own copy of the record differs in its slices", record.name)),
+            Ok(_) => found.push(format!(
+                "{}: its own copy of the record differs in its slices",
+                record.name
+            )),
             Err(error) => found.push(format!("{}: {error}", record.name)),
         }
         if record.holds() && matches!(folder.try_lock(), Ok(Some(_))) {
-            found.push(format!("{}: nobody carries it; `divvy ps` picks it up", record.name));
+            found.push(format!(
+                "{}: nobody carries it; `divvy ps` picks it up",
+                record.name
+            ));
         }
     }
     if let Ok(entries) = std::fs::read_dir(state.join("workloads")) {
@@ -65,21 +71,27 @@ async fn check(global: &Global) -> Result<u8, Failure> {
     } else if found.is_empty() {
         println!("{} records, all well", records.len());
     } else {
-        found.iter().for_each(|line| println!("{}", printable(line)));
+        found
+            .iter()
+            .for_each(|line| println!("{}", printable(line)));
     }
     Ok(u8::from(!found.is_empty()))
 }
 
 fn rebuild(global: &Global) -> Result<u8, Failure> {
-    let (records, unreadable, aside) = agent(global)?.rebuild()?;
+    let rebuilt = agent(global)?.rebuild()?;
+    let code = u8::from(!rebuilt.unreadable.is_empty());
     if global.json {
-        print_json(&json!({ "records": records, "unreadable": unreadable, "set_aside": aside }));
-        return Ok(u8::from(!unreadable.is_empty()));
+        print_json(&rebuilt);
+        return Ok(code);
     }
-    if let Some(aside) = aside {
+    if let Some(aside) = rebuilt.set_aside {
         println!("the old ledger is now {}", aside.display());
     }
-    println!("the new ledger has {} records", records.len());
-    unreadable.iter().for_each(|line| println!("could not be read: {}", printable(line)));
-    Ok(u8::from(!unreadable.is_empty()))
+    println!("the new ledger has {} records", rebuilt.records.len());
+    rebuilt
+        .unreadable
+        .iter()
+        .for_each(|line| println!("could not be read: {}", printable(line)));
+    Ok(code)
 }

@@ -45,7 +45,8 @@ pub(super) async fn stop(
             Ok(now) if now.state == State::Exited => Ok(now.exit),
             Ok(now) => {
                 let exit = monitor::stop(&agent.folder(&now.id), grace).await;
-                exit.map(Some).map_err(|e| AgentError::System("its monitor cannot be reached", e))
+                exit.map(Some)
+                    .map_err(|e| AgentError::System("its monitor cannot be reached", e))
             }
         },
     }

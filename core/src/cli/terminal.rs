@@ -26,7 +26,9 @@ impl Terminal {
 
     /// Columns and rows.
     pub(super) fn size() -> Option<(u16, u16)> {
-        tcgetwinsize(io::stdout()).ok().map(|s| (s.ws_col, s.ws_row))
+        tcgetwinsize(io::stdout())
+            .ok()
+            .map(|s| (s.ws_col, s.ws_row))
     }
 }
 

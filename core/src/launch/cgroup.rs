@@ -21,7 +21,9 @@ impl Cgroup {
     pub(crate) fn of(pid: u32) -> std::io::Result<Self> {
         let lines = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        Ok(Self { folders: folders(&lines, &mounts) })
+        Ok(Self {
+            folders: folders(&lines, &mounts),
+        })
     }
 
     fn read(&self, controller: &str, v1: &str, v2: &str) -> Option<String> {
@@ -29,7 +31,9 @@ impl Cgroup {
             Some(folder) => (folder, v1),
             None => (self.folders.get("")?, v2),
         };
-        fs::read_to_string(folder.join(file)).ok().map(|s| s.trim().to_owned())
+        fs::read_to_string(folder.join(file))
+            .ok()
+            .map(|s| s.trim().to_owned())
     }
 
     pub(crate) fn cpuset_cpus(&self) -> Option<String> {
@@ -51,11 +55,16 @@ impl Cgroup {
             self.read("cpu", "", "cpu.max")?
         };
         let (quota, period) = text.split_once(' ')?;
-        Some(CpuQuota { quota_us: quota.parse().ok()?, period_us: period.parse().ok()? })
+        Some(CpuQuota {
+            quota_us: quota.parse().ok()?,
+            period_us: period.parse().ok()?,
+        })
     }
 
     pub(crate) fn memory_limit(&self) -> Option<u64> {
-        self.read("memory", "memory.limit_in_bytes", "memory.max")?.parse().ok()
+        self.read("memory", "memory.limit_in_bytes", "memory.max")?
+            .parse()
+            .ok()
     }
 
     /// Processes that the kernel stopped for want of memory.
@@ -74,7 +83,9 @@ impl Cgroup {
     }
 
     pub(crate) fn memory_peak(&self) -> Option<u64> {
-        self.read("memory", "memory.max_usage_in_bytes", "memory.peak")?.parse().ok()
+        self.read("memory", "memory.max_usage_in_bytes", "memory.peak")?
+            .parse()
+            .ok()
     }
 
     /// The device rules of cgroup v1, one a line; `None` where the kernel
@@ -85,7 +96,9 @@ impl Cgroup {
 
     /// Is one of its folders this container's own?
     pub(crate) fn belongs_to(&self, id: &str) -> bool {
-        self.folders.values().any(|f| f.components().any(|c| c.as_os_str() == id))
+        self.folders
+            .values()
+            .any(|f| f.components().any(|c| c.as_os_str() == id))
     }
 }
 
@@ -94,10 +107,14 @@ impl Cgroup {
 fn folders(lines: &str, mountinfo: &str) -> BTreeMap<String, PathBuf> {
     let mut mounts: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
     for line in mountinfo.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
         let fields: Vec<&str> = left.split(' ').collect();
         let types: Vec<&str> = right.split(' ').collect();
-        let (Some(root), Some(point)) = (fields.get(3), fields.get(4)) else { continue };
+        let (Some(root), Some(point)) = (fields.get(3), fields.get(4)) else {
+            continue;
+        };
         match types.first() {
             Some(&"cgroup2") => {
                 mounts.entry("").or_insert((root, point));
@@ -118,7 +135,9 @@ fn folders(lines: &str, mountinfo: &str) -> BTreeMap<String, PathBuf> {
         };
         for name in names.split(',') {
             if let Some((root, point)) = mounts.get(name) {
-                let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path));
+                let below = Path::new(path)
+                    .strip_prefix(root)
+                    .unwrap_or(Path::new(path));
                 let below = below.strip_prefix("/").unwrap_or(below);
                 folders.insert(name.to_owned(), Path::new(point).join(below));
             }
@@ -145,8 +164,14 @@ mod tests {
 31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
 32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
 ";
-        let found = folders("3:cpu,cpuacct:/divvy/a\n2:memory:/divvy/a\n0::/divvy/a\n", mounts);
-        assert_eq!(found["cpuacct"], Path::new("/sys/fs/cgroup/cpu,cpuacct/divvy/a"));
+        let found = folders(
+            "3:cpu,cpuacct:/divvy/a\n2:memory:/divvy/a\n0::/divvy/a\n",
+            mounts,
+        );
+        assert_eq!(
+            found["cpuacct"],
+            Path::new("/sys/fs/cgroup/cpu,cpuacct/divvy/a")
+        );
         assert_eq!(found["memory"], Path::new("/sys/fs/cgroup/memory/divvy/a"));
         assert_eq!(found[""], Path::new("/sys/fs/cgroup/unified/divvy/a"));
     }
@@ -160,7 +185,10 @@ mod tests {
 
     #[test]
     fn keyed_values() {
-        assert_eq!(keyed("oom_kill_disable 0\nunder_oom 0\noom_kill 3", "oom_kill"), Some(3));
+        assert_eq!(
+            keyed("oom_kill_disable 0\nunder_oom 0\noom_kill 3", "oom_kill"),
+            Some(3)
+        );
         assert_eq!(keyed("low 0", "oom_kill"), None);
     }
 }

@@ -15,8 +15,15 @@ use super::{LaunchError, Root, Runtime};
 use crate::model::Record;
 
 /// What a workload's folder holds besides while it runs.
-const STREAMS: [&str; 7] =
-    ["stdin", "stdout", "stderr", "attach.sock", "console.sock", "pid", "runtime.log"];
+const STREAMS: [&str; 7] = [
+    "stdin",
+    "stdout",
+    "stderr",
+    "attach.sock",
+    "console.sock",
+    "pid",
+    "runtime.log",
+];
 
 /// The folder of one workload: `STATE/workloads/ID`.
 #[derive(Clone, Debug)]
@@ -46,7 +53,9 @@ impl Folder {
     /// The folder of a workload.
     #[must_use]
     pub fn new(state: &Path, id: &str) -> Self {
-        Self { path: state.join("workloads").join(id) }
+        Self {
+            path: state.join("workloads").join(id),
+        }
     }
 
     /// Makes it (0700) and locks it. Whoever holds the lock carries the
@@ -224,7 +233,8 @@ impl Container {
 
     /// `start`: the process runs.
     pub(crate) fn start_command(&self) -> Command {
-        self.runtime.command(["start".into(), self.id.clone().into()])
+        self.runtime
+            .command(["start".into(), self.id.clone().into()])
     }
 
     /// `kill`: sends a signal to its first process.
@@ -232,7 +242,10 @@ impl Container {
     /// # Errors
     /// It is gone, or the runtime's word.
     pub fn kill(&self, signal: &str) -> Result<(), LaunchError> {
-        self.run(["kill".into(), self.id.clone().into(), signal.into()], "signalled")
+        self.run(
+            ["kill".into(), self.id.clone().into(), signal.into()],
+            "signalled",
+        )
     }
 
     /// `delete --force`: it is gone, whatever it was. A container that does
@@ -244,7 +257,10 @@ impl Container {
         if !self.runtime.root.join(&self.id).exists() {
             return Ok(());
         }
-        self.run(["delete".into(), "--force".into(), self.id.clone().into()], "deleted")
+        self.run(
+            ["delete".into(), "--force".into(), self.id.clone().into()],
+            "deleted",
+        )
     }
 
     /// `exec`: another process in it, on the caller's own streams.
@@ -268,10 +284,16 @@ impl Container {
             .command(args)
             .stdin(Stdio::null())
             .output()
-            .map_err(|e| LaunchError::Container { step, why: e.to_string() })?;
+            .map_err(|e| LaunchError::Container {
+                step,
+                why: e.to_string(),
+            })?;
         if output.status.success() {
             return Ok(());
         }
-        Err(LaunchError::Container { step, why: last_line(&String::from_utf8_lossy(&output.stderr)) })
+        Err(LaunchError::Container {
+            step,
+            why: last_line(&String::from_utf8_lossy(&output.stderr)),
+        })
     }
 }

@@ -23,7 +23,11 @@ pub fn merge(all: &BTreeMap<String, Edits>) -> Result<Edits, MergeError> {
     let mut owner: BTreeMap<String, &str> = BTreeMap::new();
     for (plugin, edits) in all {
         let mut claim = |what: String| match owner.insert(what.clone(), plugin) {
-            Some(first) => Err(MergeError { first: first.into(), second: plugin.clone(), what }),
+            Some(first) => Err(MergeError {
+                first: first.into(),
+                second: plugin.clone(),
+                what,
+            }),
             None => Ok(()),
         };
         for var in &edits.env {
@@ -77,8 +81,16 @@ mod tests {
     use crate::model::EnvVar;
 
     fn env(name: &str, value: &str) -> Edits {
-        let var = EnvVar { name: name.into(), value: value.into(), default: true };
-        Edits { env: vec![var], additional_gids: vec![44], ..Edits::default() }
+        let var = EnvVar {
+            name: name.into(),
+            value: value.into(),
+            default: true,
+        };
+        Edits {
+            env: vec![var],
+            additional_gids: vec![44],
+            ..Edits::default()
+        }
     }
 
     #[test]
@@ -87,6 +99,9 @@ mod tests {
         let merged = merge(&all(env("X", "1"))).unwrap();
         assert_eq!((merged.env.len(), merged.additional_gids), (1, vec![44]));
         let error = merge(&all(env("X", "2"))).unwrap_err().to_string();
-        assert_eq!(error, "plugins a and b both set the variable X of the container");
+        assert_eq!(
+            error,
+            "plugins a and b both set the variable X of the container"
+        );
     }
 }

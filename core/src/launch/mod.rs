@@ -9,6 +9,7 @@
 //! * `rootfs`: what the container's root is made of; [`image`] unpacks images;
 //! * `mounts`: what of the host a container may see, and what never;
 //! * `proof`: looks at the made container before anything runs in it;
+//!
 //! The process that stays with a container is [`crate::monitor`].
 
 pub mod builtin;
@@ -24,17 +25,17 @@ mod seccomp;
 mod signals;
 mod spec;
 
+pub(crate) use cgroup::Cgroup;
 pub use container::{Container, Folder};
 pub use edits::{MergeError, merge};
 pub use mounts::{BindMount, MountError, check_user_mount};
-pub use rootfs::Root;
-pub use signals::{signal_name, signal_number};
-pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
-pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
-pub(crate) use cgroup::Cgroup;
 pub(crate) use proof::prove;
+pub use rootfs::Root;
 pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts};
 pub(crate) use runtime::last_line;
+pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
+pub use signals::{signal_name, signal_number};
+pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
 pub(crate) use spec::{render, write_init};
 
 use std::path::PathBuf;

@@ -66,15 +66,24 @@ pub fn check_user_mount(text: &str, state: &Path) -> Result<BindMount, MountErro
         .map_err(|e| MountError::Source(source.to_owned(), e))?;
     check_source(&real, state)
         .and_then(|()| check_target(target))
-        .map_err(|why| MountError::Forbidden { source_path: source.to_owned(), why })?;
-    Ok(BindMount { source: real, target: target.to_owned(), read_only })
+        .map_err(|why| MountError::Forbidden {
+            source_path: source.to_owned(),
+            why,
+        })?;
+    Ok(BindMount {
+        source: real,
+        target: target.to_owned(),
+        read_only,
+    })
 }
 
 /// Is this an absolute path with nothing clever in it?
 fn is_plain(path: &str) -> bool {
     path.starts_with('/')
         && !path.contains('\0')
-        && Path::new(path).components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
+        && Path::new(path)
+            .components()
+            .all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
 }
 
 fn check_target(target: &str) -> Result<(), String> {
@@ -82,10 +91,15 @@ fn check_target(target: &str) -> Result<(), String> {
     if path == Path::new("/") {
         return Err("it cannot be mounted over the container's root".into());
     }
-    match ["/proc", "/sys", "/dev"].into_iter().find(|root| path.starts_with(root)) {
+    match ["/proc", "/sys", "/dev"]
+        .into_iter()
+        .find(|root| path.starts_with(root))
+    {
         // Where programs look for big scratch files.
         Some("/dev") if path.starts_with("/dev/shm") => Ok(()),
-        Some(root) => Err(format!("nothing can be mounted under {root} of a container")),
+        Some(root) => Err(format!(
+            "nothing can be mounted under {root} of a container"
+        )),
         None => Ok(()),
     }
 }
@@ -109,11 +123,17 @@ pub(super) fn check_source(real: &Path, state: &Path) -> Result<(), String> {
     }
     for socket in ENGINE_SOCKETS {
         // By device and inode: hard links and renamed sockets are the same.
-        let Ok(real_socket) = Path::new(socket).canonicalize() else { continue };
-        let Ok(socket_meta) = std::fs::metadata(&real_socket) else { continue };
+        let Ok(real_socket) = Path::new(socket).canonicalize() else {
+            continue;
+        };
+        let Ok(socket_meta) = std::fs::metadata(&real_socket) else {
+            continue;
+        };
         let same = (socket_meta.dev(), socket_meta.ino()) == (meta.dev(), meta.ino());
         if same || real_socket.starts_with(real) {
-            return Err(format!("it would show {socket}, whose holder is root on this machine"));
+            return Err(format!(
+                "it would show {socket}, whose holder is root on this machine"
+            ));
         }
     }
     Ok(())
@@ -133,7 +153,10 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("/usr", &link).unwrap();
         let mount = check(&format!("{}:/data:ro", link.display())).unwrap();
-        assert_eq!((mount.source.to_str(), mount.read_only), (Some("/usr"), true));
+        assert_eq!(
+            (mount.source.to_str(), mount.read_only),
+            (Some("/usr"), true)
+        );
     }
 
     #[test]

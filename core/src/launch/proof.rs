@@ -35,8 +35,8 @@ const USUAL_RULES: [&str; 10] = [
 /// Proves a created container; `pid` is its waiting first process.
 pub(crate) fn prove(pid: u32, edits: &Edits) -> Result<(), LaunchError> {
     let unproven = |why: String| LaunchError::Unproven(why);
-    let found = device_nodes(pid)
-        .map_err(|e| unproven(format!("its /dev cannot be looked at: {e}")))?;
+    let found =
+        device_nodes(pid).map_err(|e| unproven(format!("its /dev cannot be looked at: {e}")))?;
     compare_nodes(&found, edits).map_err(unproven)?;
     let cgroup =
         Cgroup::of(pid).map_err(|e| unproven(format!("its cgroup cannot be found: {e}")))?;
@@ -53,7 +53,11 @@ type Nodes = BTreeMap<String, (FileType, u32, u32)>;
 fn device_nodes(pid: u32) -> std::io::Result<Nodes> {
     let folder = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // The one magic link: the kernel's own word for that process's root.
-    let root = rustix::fs::open(format!("/proc/{pid}/root"), folder | OFlags::PATH, Mode::empty())?;
+    let root = rustix::fs::open(
+        format!("/proc/{pid}/root"),
+        folder | OFlags::PATH,
+        Mode::empty(),
+    )?;
     let strict = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let dev = openat2(&root, "dev", folder, Mode::empty(), strict)?;
     let mut nodes = Nodes::new();
@@ -82,8 +86,10 @@ fn walk(folder: OwnedFd, prefix: &str, nodes: &mut Nodes, depth: u32) -> std::io
                 walk(inner, &format!("{path}/"), nodes, depth + 1)?;
             }
             kind @ (FileType::CharacterDevice | FileType::BlockDevice) => {
-                let (major, minor) =
-                    (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                let (major, minor) = (
+                    rustix::fs::major(stat.st_rdev),
+                    rustix::fs::minor(stat.st_rdev),
+                );
                 nodes.insert(path, (kind, major, minor));
             }
             _ => {}
@@ -107,7 +113,10 @@ fn compare_nodes(found: &Nodes, edits: &Edits) -> Result<(), String> {
         }
     }
     for (name, (kind, major, minor)) in found {
-        let granted = edits.device_nodes.iter().any(|n| n.path.strip_prefix("/dev/") == Some(name));
+        let granted = edits
+            .device_nodes
+            .iter()
+            .any(|n| n.path.strip_prefix("/dev/") == Some(name));
         let usual = *kind == FileType::CharacterDevice
             && (USUAL.contains(&(name, *major, *minor))
                 // The container's own terminal, if it has one.
@@ -122,7 +131,9 @@ fn compare_nodes(found: &Nodes, edits: &Edits) -> Result<(), String> {
 /// `devices.list`: `c 1:3 rwm` a line; `a *:* rwm` allows everything.
 fn compare_rules(rules: &str, edits: &Edits) -> Result<(), String> {
     for line in rules.lines() {
-        let Some((device, access)) = line.rsplit_once(' ') else { continue };
+        let Some((device, access)) = line.rsplit_once(' ') else {
+            continue;
+        };
         let granted = edits
             .device_nodes
             .iter()
@@ -131,7 +142,9 @@ fn compare_rules(rules: &str, edits: &Edits) -> Result<(), String> {
         // allow it for every number, as Docker does.
         let mknod_only = access == "m";
         if !granted && !mknod_only && !USUAL_RULES.contains(&device) {
-            return Err(format!("its device rules allow {line:?}, which was not granted"));
+            return Err(format!(
+                "its device rules allow {line:?}, which was not granted"
+            ));
         }
     }
     Ok(())
@@ -140,7 +153,10 @@ fn compare_rules(rules: &str, edits: &Edits) -> Result<(), String> {
 fn compare_limits(cgroup: &Cgroup, edits: &Edits) -> Result<(), String> {
     let limits = &edits.resources;
     let differ = |what: &str, want: String, have: Option<String>| {
-        Err(format!("its {what} should be {want}, and is {}", have.unwrap_or("unset".into())))
+        Err(format!(
+            "its {what} should be {want}, and is {}",
+            have.unwrap_or("unset".into())
+        ))
     };
     if let Some(want) = &limits.cpuset_cpus {
         let have = cgroup.cpuset_cpus();
@@ -157,7 +173,11 @@ fn compare_limits(cgroup: &Cgroup, edits: &Edits) -> Result<(), String> {
     if let Some(want) = limits.cpu_quota {
         let have = cgroup.quota();
         if have != Some(want) {
-            return differ("CPU quota", format!("{want:?}"), have.map(|q| format!("{q:?}")));
+            return differ(
+                "CPU quota",
+                format!("{want:?}"),
+                have.map(|q| format!("{q:?}")),
+            );
         }
     }
     if let Some(want) = limits.memory_bytes {
@@ -165,7 +185,11 @@ fn compare_limits(cgroup: &Cgroup, edits: &Edits) -> Result<(), String> {
         let have = cgroup.memory_limit();
         let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
         if have != Some(want / page * page) {
-            return differ("memory limit", want.to_string(), have.map(|b| b.to_string()));
+            return differ(
+                "memory limit",
+                want.to_string(),
+                have.map(|b| b.to_string()),
+            );
         }
     }
     Ok(())
@@ -201,27 +225,51 @@ mod tests {
             mode: None,
             gid: None,
         };
-        Edits { device_nodes: vec![node], ..Edits::default() }
+        Edits {
+            device_nodes: vec![node],
+            ..Edits::default()
+        }
     }
 
     fn nodes(list: &[(&str, u32, u32)]) -> Nodes {
-        list.iter().map(|&(n, a, b)| (n.to_owned(), (FileType::CharacterDevice, a, b))).collect()
+        list.iter()
+            .map(|&(n, a, b)| (n.to_owned(), (FileType::CharacterDevice, a, b)))
+            .collect()
     }
 
     #[test]
     fn exactly_what_was_granted() {
         let check = |list: &[(&str, u32, u32)]| compare_nodes(&nodes(list), &granted());
         assert_eq!(check(&[("null", 1, 3), ("acme/0", 240, 7)]), Ok(()));
-        assert!(check(&[("null", 1, 3)]).unwrap_err().contains("/dev/acme/0 is missing"));
-        assert!(check(&[("acme/0", 240, 8)]).unwrap_err().contains("240:8 instead of 240:7"));
-        assert!(check(&[("acme/0", 240, 7), ("acme/1", 240, 8)]).unwrap_err().contains("not granted"));
-        assert!(check(&[("acme/0", 240, 7), ("null", 240, 8)]).unwrap_err().contains("not granted"));
+        assert!(
+            check(&[("null", 1, 3)])
+                .unwrap_err()
+                .contains("/dev/acme/0 is missing")
+        );
+        assert!(
+            check(&[("acme/0", 240, 8)])
+                .unwrap_err()
+                .contains("240:8 instead of 240:7")
+        );
+        assert!(
+            check(&[("acme/0", 240, 7), ("acme/1", 240, 8)])
+                .unwrap_err()
+                .contains("not granted")
+        );
+        assert!(
+            check(&[("acme/0", 240, 7), ("null", 240, 8)])
+                .unwrap_err()
+                .contains("not granted")
+        );
     }
 
     #[test]
     fn device_rules_allow_no_more() {
         let check = |rules: &str| compare_rules(rules, &granted());
-        assert_eq!(check("b *:* m\nc *:* m\nc 1:3 rwm\nc 136:* rwm\nc 240:7 rw\n"), Ok(()));
+        assert_eq!(
+            check("b *:* m\nc *:* m\nc 1:3 rwm\nc 136:* rwm\nc 240:7 rw\n"),
+            Ok(())
+        );
         assert!(check("a *:* rwm").is_err());
         assert!(check("c 240:8 rw").is_err());
         assert!(check("c 240:* rw").is_err());

@@ -55,8 +55,14 @@ pub(crate) fn assemble(root: &Root, folder: &Folder) -> Result<PathBuf, LaunchEr
         // overlayfs refuses an upper folder inside a lower one, so the writable
         // layer is in memory: half of it at most, and what the job writes is
         // charged to the job's own memory limit.
-        mount("divvy", &layer, "tmpfs", MountFlags::NODEV, Some(c"size=50%,mode=0755"))
-            .map_err(|e| LaunchError::file("cannot mount a tmpfs on", &layer)(e.into()))?;
+        mount(
+            "divvy",
+            &layer,
+            "tmpfs",
+            MountFlags::NODEV,
+            Some(c"size=50%,mode=0755"),
+        )
+        .map_err(|e| LaunchError::file("cannot mount a tmpfs on", &layer)(e.into()))?;
     }
     let (upper, work) = (layer.join("upper"), layer.join("work"));
     for dir in [&upper, &work] {
@@ -98,7 +104,8 @@ fn overlaps(lowers: &[PathBuf], layer: &Path) -> io::Result<bool> {
 /// reached and no character needs quoting.
 fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Result<()> {
     let open = |path: &Path| {
-        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let flags =
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
         rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map(File::from)
     };
     let files = lowers
@@ -107,12 +114,25 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Resu
         .chain([upper, work])
         .map(open)
         .collect::<Result<Vec<File>, _>>()?;
-    let names: Vec<String> =
-        files.iter().map(|f| format!("/proc/self/fd/{}", f.as_raw_fd())).collect();
-    let [lower @ .., upper, work] = names.as_slice() else { return Ok(()) };
-    let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
+    let names: Vec<String> = files
+        .iter()
+        .map(|f| format!("/proc/self/fd/{}", f.as_raw_fd()))
+        .collect();
+    let [lower @ .., upper, work] = names.as_slice() else {
+        return Ok(());
+    };
+    let options = format!(
+        "lowerdir={},upperdir={upper},workdir={work}",
+        lower.join(":")
+    );
     let options = std::ffi::CString::new(options)?;
-    mount("overlay", at, "overlay", MountFlags::NODEV, Some(options.as_c_str()))?;
+    mount(
+        "overlay",
+        at,
+        "overlay",
+        MountFlags::NODEV,
+        Some(options.as_c_str()),
+    )?;
     Ok(())
 }
 
@@ -121,12 +141,16 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Resu
 pub(crate) fn host_mounts(state: &Path) -> io::Result<Vec<BindMount>> {
     let mut found: Vec<BindMount> = Vec::new();
     for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
         let (Some(point), Some(kind)) = (left.split(' ').nth(4), right.split(' ').next()) else {
             continue;
         };
         let point = unescape(point);
-        let own = ["/proc", "/sys", "/dev", "/run"].iter().any(|root| Path::new(&point).starts_with(root));
+        let own = ["/proc", "/sys", "/dev", "/run"]
+            .iter()
+            .any(|root| Path::new(&point).starts_with(root));
         let real = REAL.contains(&kind) || kind.starts_with("fuse.");
         if point == "/" || own || !real || found.iter().any(|m| m.target == point) {
             continue;
@@ -136,7 +160,11 @@ pub(crate) fn host_mounts(state: &Path) -> io::Result<Vec<BindMount>> {
             tracing::info!("{point} is not shown to containers: {why}");
             continue;
         }
-        found.push(BindMount { source, target: point, read_only: true });
+        found.push(BindMount {
+            source,
+            target: point,
+            read_only: true,
+        });
     }
     found.sort_by(|a, b| a.target.cmp(&b.target));
     Ok(found)
@@ -144,7 +172,10 @@ pub(crate) fn host_mounts(state: &Path) -> io::Result<Vec<BindMount>> {
 
 /// mountinfo writes space, tab, newline and backslash as octal (proc(5)).
 fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    text.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
 }
 
 /// Files that were written to the private layer, by their names inside.
@@ -153,9 +184,13 @@ pub(crate) fn discarded(folder: &Folder) -> Vec<String> {
     let (mut named, mut more) = (Vec::new(), 0usize);
     let mut todo = vec![upper.clone()];
     while let Some(dir) = todo.pop() {
-        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        let Ok(entries) = fs::read_dir(&dir) else {
+            continue;
+        };
         for entry in entries.filter_map(Result::ok) {
-            let Ok(kind) = entry.file_type() else { continue };
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
             let path = entry.path();
             if kind.is_dir() {
                 todo.push(path);

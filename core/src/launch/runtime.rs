@@ -90,18 +90,18 @@ impl Runtime {
     #[must_use]
     pub fn command(&self, args: impl IntoIterator<Item = OsString>) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.prefix).arg("--root").arg(&self.root).args(args);
+        command
+            .args(&self.prefix)
+            .arg("--root")
+            .arg(&self.root)
+            .args(args);
         command
     }
 
     /// As [`command`](Self::command), with errors in a file: for commands
     /// whose standard streams become the container's.
     #[must_use]
-    pub fn logging_command(
-        &self,
-        log: &Path,
-        args: impl IntoIterator<Item = OsString>,
-    ) -> Command {
+    pub fn logging_command(&self, log: &Path, args: impl IntoIterator<Item = OsString>) -> Command {
         let log = ["--log".into(), log.as_os_str().to_owned()];
         self.command(log.into_iter().chain(args))
     }
@@ -132,7 +132,10 @@ pub fn pick(wanted: &Wanted, exe: &Path, state: &Path) -> Result<Runtime, Launch
             Ok(Runtime::built_in(exe, state))
         }
         Wanted::Program(name) => {
-            let unusable = |why: String| LaunchError::Runtime { name: name.clone(), why };
+            let unusable = |why: String| LaunchError::Runtime {
+                name: name.clone(),
+                why,
+            };
             let path = if name.contains('/') {
                 Some(PathBuf::from(name)).filter(|p| p.is_file())
             } else {
@@ -157,11 +160,17 @@ pub fn candidates(exe: &Path, state: &Path) -> Vec<Candidate> {
         .filter_map(|name| on_path(name))
         .map(|path| {
             let (runtime, fault) = probed(&path, exe, state);
-            Candidate { name: runtime.name, fault }
+            Candidate {
+                name: runtime.name,
+                fault,
+            }
         })
         .collect();
     let own = Runtime::built_in(exe, state);
-    all.push(Candidate { fault: try_out(&own, state, exe).err(), name: own.name });
+    all.push(Candidate {
+        fault: try_out(&own, state, exe).err(),
+        name: own.name,
+    });
     all
 }
 
@@ -172,7 +181,9 @@ fn on_path(name: &str) -> Option<PathBuf> {
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(name))
-        .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
+        .find(|file| {
+            rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
+        })
 }
 
 /// A runtime and its fault, from this boot's notes or tried out now.
@@ -197,7 +208,11 @@ fn probed(path: &Path, exe: &Path, state: &Path) -> (Runtime, Option<String>) {
     let candidate = runtime(version(path));
     let fault = try_out(&candidate, state, exe).err();
     if let Some(stamp) = stamp {
-        let probe = Probe { stamp, name: candidate.name.clone(), fault: fault.clone() };
+        let probe = Probe {
+            stamp,
+            name: candidate.name.clone(),
+            fault: fault.clone(),
+        };
         known.insert(path.to_owned(), probe);
         // Only a note: without it the runtime is tried again.
         let tmp = state.join(format!(".runtimes.{}", std::process::id()));
@@ -213,18 +228,30 @@ fn probed(path: &Path, exe: &Path, state: &Path) -> (Runtime, Option<String>) {
 fn stamp(path: &Path) -> Option<String> {
     let meta = std::fs::metadata(path).ok()?;
     let boot = crate::sys::boot_id().ok()?;
-    Some(format!("{boot} {} {} {}.{}", meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+    Some(format!(
+        "{boot} {} {} {}.{}",
+        meta.ino(),
+        meta.size(),
+        meta.mtime(),
+        meta.mtime_nsec()
+    ))
 }
 
 /// `runc version 1.1.5+ds1` → `runc 1.1.5+ds1`.
 fn version(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let output = Command::new(path).arg("--version").output();
-    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-    let version = text
-        .lines()
-        .next()
-        .and_then(|line| line.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit())));
+    let text = output
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        .unwrap_or_default();
+    let version = text.lines().next().and_then(|line| {
+        line.split_whitespace()
+            .find(|w| w.starts_with(|c: char| c.is_ascii_digit()))
+    });
     match version {
         Some(version) => format!("{name} {version}"),
         None => name,
@@ -239,12 +266,15 @@ fn try_out(runtime: &Runtime, state: &Path, exe: &Path) -> Result<(), String> {
     let result = spec::probe_bundle(&bundle, &id, exe)
         .map_err(|e| format!("no probe could be made: {e}"))
         .and_then(|()| {
-            let create = ["create", "--bundle"].map(OsString::from).into_iter().chain([
-                bundle.clone().into_os_string(),
-                "--pid-file".into(),
-                bundle.join("pid").into_os_string(),
-                id.clone().into(),
-            ]);
+            let create = ["create", "--bundle"]
+                .map(OsString::from)
+                .into_iter()
+                .chain([
+                    bundle.clone().into_os_string(),
+                    "--pid-file".into(),
+                    bundle.join("pid").into_os_string(),
+                    id.clone().into(),
+                ]);
             let log = bundle.join("log");
             let status = runtime
                 .logging_command(&log, create)
@@ -254,7 +284,11 @@ fn try_out(runtime: &Runtime, state: &Path, exe: &Path) -> Result<(), String> {
                 .status()
                 .map_err(|e| format!("it cannot be run: {e}"))?;
             let said = std::fs::read_to_string(log).unwrap_or_default();
-            if status.success() { Ok(()) } else { Err(last_line(&said)) }
+            if status.success() {
+                Ok(())
+            } else {
+                Err(last_line(&said))
+            }
         });
     let delete = ["delete", "--force", &id].map(OsString::from);
     let _ = runtime.command(delete).output();
@@ -265,7 +299,11 @@ fn try_out(runtime: &Runtime, state: &Path, exe: &Path) -> Result<(), String> {
 /// The last line that a runtime printed, without its log dressing (logrus
 /// text, or JSON with a `msg`).
 pub(crate) fn last_line(text: &str) -> String {
-    let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
+    let line = text
+        .lines()
+        .rev()
+        .find(|l| !l.trim().is_empty())
+        .unwrap_or("it said nothing");
     let json: Option<serde_json::Value> = serde_json::from_str(line).ok();
     if let Some(message) = json.as_ref().and_then(|j| j["msg"].as_str()) {
         return message.to_owned();
@@ -284,7 +322,10 @@ mod tests {
             last_line("x\ntime=\"2026\" level=error msg=\"no \\\"such\\\" thing\"\n\n"),
             "no \"such\" thing"
         );
-        assert_eq!(last_line(r#"{"level":"error","msg":"no such thing"}"#), "no such thing");
+        assert_eq!(
+            last_line(r#"{"level":"error","msg":"no such thing"}"#),
+            "no such thing"
+        );
         assert_eq!(last_line(""), "it said nothing");
     }
 }

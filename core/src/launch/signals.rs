@@ -10,7 +10,10 @@ pub fn signal_number(text: &str) -> Option<i32> {
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    (1..32).filter_map(Signal::from_named_raw).find(|s| signal_name(*s) == name).map(Signal::as_raw)
+    (1..32)
+        .filter_map(Signal::from_named_raw)
+        .find(|s| signal_name(*s) == name)
+        .map(Signal::as_raw)
 }
 
 /// `TERM` for SIGTERM.

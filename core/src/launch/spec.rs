@@ -63,8 +63,13 @@ const MASKED: [&str; 11] = [
     "/proc/scsi",
     "/sys/firmware",
 ];
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Who the process is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +134,9 @@ pub struct Job {
 /// What is wrong with it.
 pub fn check_workdir(workdir: &str) -> Result<(), LaunchError> {
     let path = Path::new(workdir);
-    let normal = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    let normal = path
+        .components()
+        .all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
     if !path.is_absolute() || !normal || workdir.contains('\0') || path.starts_with("/proc") {
         return Err(LaunchError::Forbidden(format!(
             "the working directory {workdir:?} is not allowed: it must be an absolute path without `..`, not under /proc"
@@ -139,17 +146,28 @@ pub fn check_workdir(workdir: &str) -> Result<(), LaunchError> {
 }
 
 /// Renders a job with its edits. `init` and `rootfs` are paths on the host.
-pub(crate) fn render(job: &Job, edits: &Edits, rootfs: &Path, init: &Path) -> Result<Spec, LaunchError> {
+pub(crate) fn render(
+    job: &Job,
+    edits: &Edits,
+    rootfs: &Path,
+    init: &Path,
+) -> Result<Spec, LaunchError> {
     let mut args = vec![INIT_PATH.to_owned(), "--".to_owned()];
     args.extend(job.command.iter().cloned());
     let mut gids = job.user.groups.clone();
     gids.extend(&edits.additional_gids);
     gids.sort_unstable();
     gids.dedup();
-    let held: &[Capability] = if job.user.uid == 0 { &CAPABILITIES } else { &[] };
+    let held: &[Capability] = if job.user.uid == 0 {
+        &CAPABILITIES
+    } else {
+        &[]
+    };
 
-    let masked: Vec<&str> =
-        MASKED.into_iter().chain(job.masked.iter().map(String::as_str)).collect();
+    let masked: Vec<&str> = MASKED
+        .into_iter()
+        .chain(job.masked.iter().map(String::as_str))
+        .collect();
 
     let document = json!({
         "ociVersion": "1.0.2",
@@ -204,9 +222,15 @@ fn env(job: &Job, edits: &Edits) -> Vec<String> {
     }
     let (defaults, forced): (Vec<_>, Vec<_>) = edits.env.iter().partition(|v| v.default);
     vars.extend(defaults.iter().map(|v| (v.name.as_str(), v.value.as_str())));
-    vars.extend(job.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    vars.extend(
+        job.env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    );
     vars.extend(forced.iter().map(|v| (v.name.as_str(), v.value.as_str())));
-    vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    vars.into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 fn namespaces(network: Network) -> Value {
@@ -219,9 +243,7 @@ fn namespaces(network: Network) -> Value {
 }
 
 fn mounts(job: &Job, edits: &Edits, init: &Path) -> Vec<Value> {
-    let mount = |destination: &str, kind: &str, options: &[&str]| {
-        json!({ "destination": destination, "type": kind, "source": kind, "options": options })
-    };
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     let bind = |source: &Path, destination: &str, read_only: bool| {
         let mode = if read_only { "ro" } else { "rw" };
         json!({
@@ -233,9 +255,28 @@ fn mounts(job: &Job, edits: &Edits, init: &Path) -> Vec<Value> {
     let mut all = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-        mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
+        mount(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "noexec", "nodev", "mode=1777", &shm],
+        ),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         bind(init, INIT_PATH, true),
     ];
@@ -331,7 +372,10 @@ pub(crate) fn write_init(state: &Path) -> Result<PathBuf, LaunchError> {
 /// A bundle with an empty root, for trying out a runtime.
 pub(super) fn probe_bundle(bundle: &Path, id: &str, _exe: &Path) -> io::Result<()> {
     let rootfs = bundle.join("rootfs");
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&rootfs)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&rootfs)?;
     let state = bundle.parent().and_then(Path::parent).unwrap_or(bundle);
     let init = write_init(state).map_err(io::Error::other)?;
     let job = Job {

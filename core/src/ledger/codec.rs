@@ -20,8 +20,7 @@ pub(super) enum CodecError {
 }
 
 pub(super) fn encode(record: &Record) -> Result<Vec<u8>, CodecError> {
-    let document =
-        serde_json::to_vec(record).map_err(|e| CodecError::Document(e.to_string()))?;
+    let document = serde_json::to_vec(record).map_err(|e| CodecError::Document(e.to_string()))?;
     let mut bytes = Vec::with_capacity(HEADER + document.len());
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&SCHEMA.to_le_bytes());
@@ -31,8 +30,9 @@ pub(super) fn encode(record: &Record) -> Result<Vec<u8>, CodecError> {
 }
 
 pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Record, CodecError> {
-    let (header, document) =
-        bytes.split_at_checked(HEADER).ok_or(CodecError::Damaged("too short"))?;
+    let (header, document) = bytes
+        .split_at_checked(HEADER)
+        .ok_or(CodecError::Damaged("too short"))?;
     let &[m0, m1, s0, s1, c0, c1, c2, c3] = header else {
         return Err(CodecError::Damaged("header"));
     };
@@ -48,7 +48,11 @@ pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Record, CodecError> {
     }
     let record: Record =
         serde_json::from_slice(document).map_err(|e| CodecError::Document(e.to_string()))?;
-    if record.id == key { Ok(record) } else { Err(CodecError::Damaged("key")) }
+    if record.id == key {
+        Ok(record)
+    } else {
+        Err(CodecError::Damaged("key"))
+    }
 }
 
 fn checksum(key: &str, document: &[u8]) -> u32 {

@@ -1,4 +1,4 @@
-//! What was decided, for ever: one [`Record`] per workload, durable before
+//! What was decided, for ever: one [`Record`](crate::model::Record) per workload, durable before
 //! anything is done about it.
 //!
 //! The store is redb. It is open only while a transaction runs: lock, open,

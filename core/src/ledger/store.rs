@@ -110,7 +110,9 @@ impl Ledger {
     /// written to.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self {
+            folder: folder.to_owned(),
+        }
     }
 
     /// The file.
@@ -132,7 +134,10 @@ impl Ledger {
         let lock = self.lock()?;
         let db = self.guarded(|| self.open(&lock))?;
         let records = self.guarded(|| self.read(&db))?;
-        let mut transaction = Transaction { records, changed: Vec::new() };
+        let mut transaction = Transaction {
+            records,
+            changed: Vec::new(),
+        };
         let value = decide(&mut transaction)?;
         if !transaction.changed.is_empty() {
             self.guarded(|| self.write(&db, &transaction.changed))?;
@@ -160,7 +165,8 @@ impl Ledger {
         let aside = {
             let lock = self.lock()?;
             let path = self.path();
-            lock.set_len(0).map_err(|e| LedgerError::Io(path.clone(), e))?;
+            lock.set_len(0)
+                .map_err(|e| LedgerError::Io(path.clone(), e))?;
             let aside = path.with_extension(format!("damaged-{}", crate::sys::now_ms()));
             match std::fs::rename(&path, &aside) {
                 Ok(()) => Some(aside),
@@ -178,7 +184,11 @@ impl Ledger {
     fn lock(&self) -> Result<File, LedgerError> {
         let folder = |e: io::Error| LedgerError::Folder(self.folder.clone(), e);
         // 0700 and 0600 whatever the umask (S19).
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(folder)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)
+            .map_err(folder)?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -247,7 +257,11 @@ impl Ledger {
         Ok(records)
     }
 
-    fn write(&self, db: &Database, changed: &[(String, Option<Record>)]) -> Result<(), LedgerError> {
+    fn write(
+        &self,
+        db: &Database,
+        changed: &[(String, Option<Record>)],
+    ) -> Result<(), LedgerError> {
         let mut write = db.begin_write().map_err(|e| self.redb(e.into()))?;
         // The file's checksums tell a torn commit from a whole one even where
         // the disk reorders: two phases are the documented defence.
@@ -280,7 +294,10 @@ impl Ledger {
     fn redb(&self, error: redb::Error) -> LedgerError {
         match error {
             redb::Error::Io(e)
-                if !matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+                if !matches!(
+                    e.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
             {
                 LedgerError::Io(self.path(), e)
             }
@@ -290,7 +307,10 @@ impl Ledger {
     }
 
     fn damaged(&self, why: String) -> LedgerError {
-        LedgerError::Damaged { path: self.path(), why }
+        LedgerError::Damaged {
+            path: self.path(),
+            why,
+        }
     }
 }
 
@@ -323,7 +343,12 @@ mod tests {
     }
 
     fn put(ledger: &Ledger, id: &str) {
-        ledger.transact(|t| Ok::<_, LedgerError>(t.put(record(id)))).unwrap();
+        ledger
+            .transact(|t| {
+                t.put(record(id));
+                Ok::<_, LedgerError>(())
+            })
+            .unwrap();
     }
 
     #[test]
@@ -333,7 +358,12 @@ mod tests {
         assert_eq!(ledger.records().unwrap(), []);
         put(&ledger, "a");
         put(&ledger, "b");
-        ledger.transact(|t| Ok::<_, LedgerError>(t.remove("a"))).unwrap();
+        ledger
+            .transact(|t| {
+                t.remove("a");
+                Ok::<_, LedgerError>(())
+            })
+            .unwrap();
         assert_eq!(ledger.records().unwrap(), [record("b")]);
     }
 
@@ -393,7 +423,11 @@ mod tests {
                 bytes.truncate(step * good.len() / 400);
             } else {
                 // Spread over the file, denser at its beginning.
-                let at = if step % 2 == 0 { step } else { step * 7919 % good.len() };
+                let at = if step % 2 == 0 {
+                    step
+                } else {
+                    step * 7919 % good.len()
+                };
                 bytes[at] ^= 1 << (step % 8);
             }
             std::fs::write(ledger.path(), &bytes).unwrap();

@@ -36,7 +36,10 @@ impl Device {
     /// Its name in the whole machine.
     #[must_use]
     pub fn name(&self) -> DeviceRef {
-        DeviceRef { plugin: self.plugin.clone(), id: self.device.id.clone() }
+        DeviceRef {
+            plugin: self.plugin.clone(),
+            id: self.device.id.clone(),
+        }
     }
 }
 
@@ -63,12 +66,16 @@ impl Inventory {
     /// The slot of this name.
     #[must_use]
     pub fn slot(&self, name: &str) -> Option<&Slot> {
-        self.slots().map(|(_, slot)| slot).find(|slot| slot.name == name)
+        self.slots()
+            .map(|(_, slot)| slot)
+            .find(|slot| slot.name == name)
     }
 
     /// The environment variables that only plugins may set: a name, or a
     /// beginning followed by `*`.
     pub fn reserved_env(&self) -> impl Iterator<Item = &str> {
-        self.plugins.values().flat_map(|m| m.reserved_env.iter().map(String::as_str))
+        self.plugins
+            .values()
+            .flat_map(|m| m.reserved_env.iter().map(String::as_str))
     }
 }

@@ -39,7 +39,17 @@ mod tests {
         for good in ["a", "train-7", "0", "A.b_c", &"x".repeat(63)] {
             assert!(check_workload_name(good).is_ok(), "{good}");
         }
-        for bad in ["", "-a", ".", "a/b", "a b", "ä", "a\n", &"x".repeat(64), "../x"] {
+        for bad in [
+            "",
+            "-a",
+            ".",
+            "a/b",
+            "a b",
+            "ä",
+            "a\n",
+            &"x".repeat(64),
+            "../x",
+        ] {
             assert!(check_workload_name(bad).is_err(), "{bad}");
         }
     }

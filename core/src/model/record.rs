@@ -20,7 +20,10 @@ impl Slice {
     /// The device that this is a part of.
     #[must_use]
     pub fn device(&self) -> DeviceRef {
-        DeviceRef { plugin: self.plugin.clone(), id: self.part.device.clone() }
+        DeviceRef {
+            plugin: self.plugin.clone(),
+            id: self.part.device.clone(),
+        }
     }
 }
 
@@ -138,7 +141,11 @@ impl Record {
     /// The slices on devices of this plugin, as the plugin sees them.
     #[must_use]
     pub fn slices_of(&self, plugin: &str) -> Vec<divvy_plugin::Slice> {
-        self.slices.iter().filter(|s| s.plugin == plugin).map(|s| s.part.clone()).collect()
+        self.slices
+            .iter()
+            .filter(|s| s.plugin == plugin)
+            .map(|s| s.part.clone())
+            .collect()
     }
 
     /// The plugins that have a part in it.

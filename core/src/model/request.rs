@@ -61,9 +61,13 @@ const BYTE_UNITS: [(&str, u64); 9] = [
 /// [`AmountTextError`], which quotes the text.
 pub fn parse_amount(text: &str, slot: &str, unit: &str) -> Result<Amount, AmountTextError> {
     let number = |digits: &str| {
-        digits.parse::<Amount>().map_err(|e| AmountTextError::Number(text.to_owned(), e))
+        digits
+            .parse::<Amount>()
+            .map_err(|e| AmountTextError::Number(text.to_owned(), e))
     };
-    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     let (digits, suffix) = text.split_at(end);
     let looks_like_number = digits.bytes().any(|b| b.is_ascii_digit())
         && !matches!(suffix.bytes().next(), Some(b'e' | b'E'));
@@ -78,7 +82,10 @@ pub fn parse_amount(text: &str, slot: &str, unit: &str) -> Result<Amount, Amount
         });
     }
     let Some((_, factor)) = BYTE_UNITS.iter().find(|(name, _)| *name == suffix) else {
-        return Err(AmountTextError::Unit { text: text.to_owned(), unit: suffix.to_owned() });
+        return Err(AmountTextError::Unit {
+            text: text.to_owned(),
+            unit: suffix.to_owned(),
+        });
     };
     number(digits.trim_end())?
         .scaled(Amount::from_units(*factor), Amount::ONE)
@@ -94,15 +101,19 @@ pub fn format_amount(amount: Amount, unit: &str) -> String {
         return amount.to_string();
     }
     let bytes = amount.whole_units();
-    for (name, factor) in [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
-    {
+    for (name, factor) in [
+        ("TiB", 1u64 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ] {
         if bytes < factor {
             continue;
         }
-        if bytes % factor == 0 {
+        if bytes.is_multiple_of(factor) {
             return format!("{} {name}", bytes / factor);
         }
-        if bytes % (factor >> 10) == 0 && bytes / factor < 10 && factor > 1 << 10 {
+        if bytes.is_multiple_of(factor >> 10) && bytes / factor < 10 && factor > 1 << 10 {
             // Exact in the next smaller unit: say it there.
             return format!("{} {}", bytes / (factor >> 10), smaller(name));
         }
@@ -125,7 +136,9 @@ mod tests {
     use super::*;
 
     fn bytes(text: &str) -> Result<u64, String> {
-        parse_amount(text, "mem", "byte").map(Amount::whole_units).map_err(|e| e.to_string())
+        parse_amount(text, "mem", "byte")
+            .map(Amount::whole_units)
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -144,9 +157,16 @@ mod tests {
         assert!(bytes("1e308").unwrap_err().contains("not a plain decimal"));
         assert!(bytes("NaN").unwrap_err().contains("not a plain decimal"));
         assert!(bytes("-1GiB").unwrap_err().contains("negative"));
-        assert!(bytes("999999999999999999TiB").unwrap_err().contains("larger"));
+        assert!(
+            bytes("999999999999999999TiB")
+                .unwrap_err()
+                .contains("larger")
+        );
         let cores = parse_amount("2GiB", "cpu", "core").unwrap_err().to_string();
-        assert_eq!(cores, "\"2GiB\" has a unit, but cpu is a plain number of cores");
+        assert_eq!(
+            cores,
+            "\"2GiB\" has a unit, but cpu is a plain number of cores"
+        );
     }
 
     #[test]

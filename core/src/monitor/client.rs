@@ -61,7 +61,9 @@ impl Attached {
     /// # Errors
     /// The socket's.
     pub async fn next(&mut self) -> io::Result<Option<Event>> {
-        let Some(frame) = frames::receive(&mut self.0).await? else { return Ok(None) };
+        let Some(frame) = frames::receive(&mut self.0).await? else {
+            return Ok(None);
+        };
         Event::decode(frame)
             .map(Some)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an unknown event"))

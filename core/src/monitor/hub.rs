@@ -41,10 +41,18 @@ struct Inner {
 impl Hub {
     pub(super) fn new(path: PathBuf) -> Self {
         let log = open(&path);
-        let written = log.as_ref().and_then(|l| l.metadata().ok()).map_or(0, |m| m.len());
+        let written = log
+            .as_ref()
+            .and_then(|l| l.metadata().ok())
+            .map_or(0, |m| m.len());
         Self {
             path,
-            inner: Mutex::new(Inner { log, written, clients: Vec::new(), end: None }),
+            inner: Mutex::new(Inner {
+                log,
+                written,
+                clients: Vec::new(),
+                end: None,
+            }),
         }
     }
 
@@ -64,7 +72,11 @@ impl Hub {
     pub(super) async fn output(&self, event: Event) {
         let mut inner = self.inner.lock().await;
         if let Event::Stdout(data) | Event::Stderr(data) = &event {
-            let stream = if matches!(event, Event::Stderr(_)) { "err" } else { "out" };
+            let stream = if matches!(event, Event::Stderr(_)) {
+                "err"
+            } else {
+                "out"
+            };
             self.log(&mut inner, stream, data);
         }
         send(&mut inner, Arc::new(event.encode())).await;
@@ -115,13 +127,19 @@ async fn send(inner: &mut Inner, bytes: Arc<Vec<u8>>) {
 }
 
 fn open(path: &PathBuf) -> Option<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).ok()
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .ok()
 }
 
 fn hex(data: &[u8]) -> String {
     use std::fmt::Write as _;
-    data.iter().fold(String::with_capacity(data.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    data.iter()
+        .fold(String::with_capacity(data.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }

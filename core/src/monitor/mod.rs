@@ -52,7 +52,10 @@ pub(crate) fn spawn(
     lock: File,
     adopt: bool,
 ) -> Result<UnixStream, LaunchError> {
-    let failed = |why: String| LaunchError::Container { step: "given a monitor", why };
+    let failed = |why: String| LaunchError::Container {
+        step: "given a monitor",
+        why,
+    };
     let (ours, theirs) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
     let log = File::create(folder.monitor_log())
         .map_err(LaunchError::file("cannot write", folder.monitor_log()))?;
@@ -66,8 +69,14 @@ pub(crate) fn spawn(
         .stdout(Stdio::null())
         .stderr(log)
         .fd_mappings(vec![
-            FdMapping { parent_fd: theirs.into(), child_fd: CONTROL_FD },
-            FdMapping { parent_fd: lock.into(), child_fd: LOCK_FD },
+            FdMapping {
+                parent_fd: theirs.into(),
+                child_fd: CONTROL_FD,
+            },
+            FdMapping {
+                parent_fd: lock.into(),
+                child_fd: LOCK_FD,
+            },
         ])
         .map_err(|e| failed(e.to_string()))?;
     // Not waited for: it outlives this process, and belongs to init then.

@@ -68,14 +68,19 @@ fn prepare_process(args: &[OsString]) -> io::Result<Prepared> {
 }
 
 fn run(prepared: Prepared) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         prepared.control.set_nonblocking(true)?;
         let mut control = UnixStream::from_std(prepared.control)?;
         let result = carry(&prepared.folder, prepared.adopt, &mut control).await;
         if let Err((step, why)) = &result {
             eprintln!("{step}: {why}");
-            let report = Report::Failed { step: step.clone(), why: why.clone() };
+            let report = Report::Failed {
+                step: step.clone(),
+                why: why.clone(),
+            };
             // The agent may be gone; then the next one finds the lock free.
             let _ = frames::send_json(&mut control, &report).await;
         }
@@ -161,7 +166,9 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     let exit = Exit {
         code,
         out_of_memory: made.cgroup.oom_kills() > 0,
-        reason: code.is_none().then(|| "nobody saw how it ended: its first monitor was killed".into()),
+        reason: code
+            .is_none()
+            .then(|| "nobody saw how it ended: its first monitor was killed".into()),
         at_ms: sys::now_ms(),
         usage: Usage {
             cpu_us: made.cgroup.cpu_us(),
@@ -175,7 +182,14 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         eprintln!("{error}");
     }
     launch::disassemble(folder);
-    if let Err(error) = agent::settle(&settings.state, &settings.plugins, &container.id, exit.clone()).await {
+    if let Err(error) = agent::settle(
+        &settings.state,
+        &settings.plugins,
+        &container.id,
+        exit.clone(),
+    )
+    .await
+    {
         eprintln!("{error}");
     }
     // Only now: whoever waits for the end may count on the slices being free.
@@ -244,7 +258,11 @@ fn follow(folder: &Folder, container: &Container, pid: u32) -> io::Result<Made> 
 type Reading = (Writer, Vec<tokio::task::JoinHandle<()>>);
 
 fn pipes(folder: &Folder, container: &Container, hub: &Arc<Hub>) -> io::Result<Reading> {
-    let writer = if container.stdin { Writer::pipe(folder)? } else { Writer::None };
+    let writer = if container.stdin {
+        Writer::pipe(folder)?
+    } else {
+        Writer::None
+    };
     Ok((writer, streams::read_pipes(folder, hub)?))
 }
 
@@ -257,13 +275,22 @@ fn made(
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let number = number.ok_or_else(|| io::Error::other("an impossible pid"))?;
     let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK)?;
-    Ok(Made { pid, pidfd, cgroup: Cgroup::of(pid)?, hub, writer, pumps })
+    Ok(Made {
+        pid,
+        pidfd,
+        cgroup: Cgroup::of(pid)?,
+        hub,
+        writer,
+        pumps,
+    })
 }
 
 /// Shows the container to the agent and waits for its word.
 async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed> {
     let lost = || ("started".to_owned(), "the agent is gone".to_owned());
-    frames::send_json(control, &Report::Created { pid: made.pid }).await.map_err(|_| lost())?;
+    frames::send_json(control, &Report::Created { pid: made.pid })
+        .await
+        .map_err(|_| lost())?;
     match frames::receive_json::<Order>(control).await {
         Ok(Some(Order::Go)) => Ok(()),
         Ok(None) | Err(_) => Err(lost()),
@@ -284,7 +311,11 @@ async fn start(container: &Container) -> Result<(), Failed> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed("started")(format!("{}: {}", container.runtime.name, last_line(&said))))
+    Err(failed("started")(format!(
+        "{}: {}",
+        container.runtime.name,
+        last_line(&said)
+    )))
 }
 
 /// Waits for the container's process; its exit code, 128 + n after signal n,
@@ -295,7 +326,9 @@ async fn ended(pidfd: OwnedFd) -> Option<u8> {
     let _ready = pidfd.readable().await.ok()?;
     let id = WaitId::PidFd(std::os::fd::AsFd::as_fd(pidfd.get_ref()));
     let status = waitid(id, WaitIdOptions::EXITED).ok()??;
-    let code = status.exit_status().or_else(|| Some(128 + status.terminating_signal()?))?;
+    let code = status
+        .exit_status()
+        .or_else(|| Some(128 + status.terminating_signal()?))?;
     u8::try_from(code).ok()
 }
 
@@ -341,8 +374,13 @@ async fn client(stream: UnixStream, workload: Arc<Workload>) {
         });
     }
     while let Some(event) = events.recv().await {
-        let Ok(frame) = frames::frame(&event) else { return };
-        if tokio::io::AsyncWriteExt::write_all(&mut write, &frame).await.is_err() {
+        let Ok(frame) = frames::frame(&event) else {
+            return;
+        };
+        if tokio::io::AsyncWriteExt::write_all(&mut write, &frame)
+            .await
+            .is_err()
+        {
             return;
         }
     }

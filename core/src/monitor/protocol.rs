@@ -131,9 +131,10 @@ impl Input {
         match (kind, data) {
             (b'i', data) => Some(Self::Data(data.to_vec())),
             (b'd', _) => Some(Self::End),
-            (b'w', &[a, b, c, d]) => {
-                Some(Self::Resize(u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])))
-            }
+            (b'w', &[a, b, c, d]) => Some(Self::Resize(
+                u16::from_le_bytes([a, b]),
+                u16::from_le_bytes([c, d]),
+            )),
             (b's', &[a, b, c, d]) => Some(Self::Signal(i32::from_le_bytes([a, b, c, d]))),
             _ => None,
         }

@@ -30,9 +30,16 @@ const PIECE: usize = 64 << 10;
 pub(super) enum Ends {
     /// Named pipes, each open for reading *and* writing in the container: so
     /// it gets no SIGPIPE while a monitor is being replaced.
-    Pipes { stdin: File, stdout: File, stderr: File },
+    Pipes {
+        stdin: File,
+        stdout: File,
+        stderr: File,
+    },
     /// A socket on which the runtime will send a terminal.
-    Console { listener: UnixListener, path: PathBuf },
+    Console {
+        listener: UnixListener,
+        path: PathBuf,
+    },
 }
 
 /// Our end of the workload's input.
@@ -50,7 +57,10 @@ impl Ends {
     pub(super) fn new(folder: &Folder, tty: bool, stdin: bool) -> io::Result<Self> {
         if tty {
             let path = folder.path.join("console.sock");
-            return Ok(Self::Console { listener: bind(folder, "console.sock")?, path });
+            return Ok(Self::Console {
+                listener: bind(folder, "console.sock")?,
+                path,
+            });
         }
         let pipe = |name: &str| {
             let path = folder.path.join(name);
@@ -69,7 +79,11 @@ impl Ends {
             File::open("/dev/null")?
         };
         rustix::io::ioctl_fionbio(&stdin, false)?;
-        Ok(Self::Pipes { stdin, stdout: pipe("stdout")?, stderr: pipe("stderr")? })
+        Ok(Self::Pipes {
+            stdin,
+            stdout: pipe("stdout")?,
+            stderr: pipe("stderr")?,
+        })
     }
 
     /// The console socket's path, if there is one.
@@ -83,11 +97,21 @@ impl Ends {
     /// Gives a runtime's `create` the streams that the container inherits.
     pub(super) fn give(&self, command: &mut std::process::Command) -> io::Result<()> {
         match self {
-            Self::Pipes { stdin, stdout, stderr } => {
-                command.stdin(stdin.try_clone()?).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+            Self::Pipes {
+                stdin,
+                stdout,
+                stderr,
+            } => {
+                command
+                    .stdin(stdin.try_clone()?)
+                    .stdout(stdout.try_clone()?)
+                    .stderr(stderr.try_clone()?);
             }
             Self::Console { .. } => {
-                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                command
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null());
             }
         }
         Ok(())
@@ -95,11 +119,13 @@ impl Ends {
 
     /// Waits for the terminal, if there is to be one.
     pub(super) async fn terminal(&self) -> io::Result<Option<OwnedFd>> {
-        let Self::Console { listener, .. } = self else { return Ok(None) };
+        let Self::Console { listener, .. } = self else {
+            return Ok(None);
+        };
         let accept = tokio::time::timeout(HANDOVER, listener.accept());
-        let (socket, _) = accept.await.map_err(|_| {
-            io::Error::other("the runtime handed no terminal over")
-        })??;
+        let (socket, _) = accept
+            .await
+            .map_err(|_| io::Error::other("the runtime handed no terminal over"))??;
         socket.readable().await?;
         receive_fd(&socket.into_std()?).map(Some)
     }
@@ -117,7 +143,8 @@ pub(super) fn bind(folder: &Folder, name: &str) -> io::Result<UnixListener> {
 /// descriptor lives.
 pub(super) fn short(folder: &Folder, name: &str) -> io::Result<(OwnedFd, PathBuf)> {
     use std::os::fd::AsRawFd;
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let flags =
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let fd = rustix::fs::open(&folder.path, flags, Mode::empty())?;
     let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", fd.as_raw_fd()));
     Ok((fd, path))
@@ -153,7 +180,10 @@ pub(super) fn read_pipes(
             }
         }))
     };
-    Ok(vec![pump("stdout", Event::Stdout)?, pump("stderr", Event::Stderr)?])
+    Ok(vec![
+        pump("stdout", Event::Stdout)?,
+        pump("stderr", Event::Stderr)?,
+    ])
 }
 
 /// Starts to read a terminal; the task ends when its other side is gone.
@@ -165,7 +195,9 @@ pub(super) fn read_terminal(
     tokio::spawn(async move {
         let mut buffer = vec![0; PIECE];
         loop {
-            let Ok(mut ready) = terminal.readable().await else { return };
+            let Ok(mut ready) = terminal.readable().await else {
+                return;
+            };
             let read = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut buffer)?));
             match read {
                 Err(_would_block) => {}

@@ -163,7 +163,10 @@ impl Client {
         history: Option<PathBuf>,
     ) -> Self {
         let name = file.name();
-        let crashes = history.as_deref().map(|h| Crashes::load(h, &name)).unwrap_or_default();
+        let crashes = history
+            .as_deref()
+            .map(|h| Crashes::load(h, &name))
+            .unwrap_or_default();
         Self {
             path: file.path.clone(),
             name,
@@ -173,7 +176,10 @@ impl Client {
             restore: std::sync::Mutex::default(),
             deadline,
             history,
-            inner: Mutex::new(Inner { crashes, ..Inner::default() }),
+            inner: Mutex::new(Inner {
+                crashes,
+                ..Inner::default()
+            }),
         }
     }
 
@@ -191,7 +197,10 @@ impl Client {
 
     /// What every new host is told is held.
     pub fn set_held(&self, held: RestoreRequest) {
-        *self.restore.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = held;
+        *self
+            .restore
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = held;
     }
 
     /// Where it stands.
@@ -203,7 +212,10 @@ impl Client {
         if inner.host.is_some() {
             return Status::Ready;
         }
-        match (inner.crashes.quarantined_until(now_ms()), inner.crashes.last()) {
+        match (
+            inner.crashes.quarantined_until(now_ms()),
+            inner.crashes.last(),
+        ) {
             (Some(until), Some(last)) => Status::Quarantined(quarantine(until, last)),
             (None, Some(last)) => Status::Crashed(format!("in {}: {}", last.during, last.reason)),
             _ => Status::Idle,
@@ -217,7 +229,12 @@ impl Client {
 
     /// The process id of its host, if one runs.
     pub async fn pid(&self) -> Option<u32> {
-        self.inner.lock().await.host.as_ref().and_then(|(host, _)| host.pid())
+        self.inner
+            .lock()
+            .await
+            .host
+            .as_ref()
+            .and_then(|(host, _)| host.pid())
     }
 
     /// What it says of itself; loads it if need be.
@@ -225,7 +242,8 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub async fn manifest(&self) -> Result<Manifest, CallError> {
-        self.with_host(Op::Manifest, async |_, manifest| Ok(manifest.clone())).await
+        self.with_host(Op::Manifest, async |_, manifest| Ok(manifest.clone()))
+            .await
     }
 
     /// Its devices, checked.
@@ -296,7 +314,11 @@ impl Client {
     }
 
     fn lied(&self, op: Op, why: String) -> CallError {
-        CallError::Lied { plugin: self.name.clone(), op: op.name(), why }
+        CallError::Lied {
+            plugin: self.name.clone(),
+            op: op.name(),
+            why,
+        }
     }
 
     async fn call<T: DeserializeOwned>(
@@ -334,7 +356,11 @@ impl Client {
             // A hang is not tried twice: the caller has waited long enough.
             if retried || late || inner.stuck.is_some() {
                 let plugin = self.name.clone();
-                return Err(CallError::Crashed { plugin, op: op.name(), why });
+                return Err(CallError::Crashed {
+                    plugin,
+                    op: op.name(),
+                    why,
+                });
             }
             retried = true;
         }
@@ -350,7 +376,11 @@ impl Client {
             let plugin = self.name.clone();
             let mut host = Process::spawn(&self.exe, &self.name, &self.file.fd).map_err(|e| {
                 let why = format!("its host {} could not be started: {e}", self.exe.display());
-                CallError::Unavailable { plugin, state: "not running", why }
+                CallError::Unavailable {
+                    plugin,
+                    state: "not running",
+                    why,
+                }
             })?;
             match self.begin(&mut host).await {
                 Ok(manifest) => inner.host = Some((host, manifest)),
@@ -372,26 +402,44 @@ impl Client {
     }
 
     async fn begin(&self, host: &mut Process) -> Result<Manifest, Failure> {
-        let manifest: Manifest = self.exchange(host, Op::Manifest, &(), LOAD.min(self.deadline)).await?;
+        let manifest: Manifest = self
+            .exchange(host, Op::Manifest, &(), LOAD.min(self.deadline))
+            .await?;
         validate::manifest(&manifest, &self.name).map_err(|lie| CallError::Unloadable {
             plugin: self.name.clone(),
             why: lie.to_string(),
         })?;
-        if let Some(key) = self.open.config.keys().find(|k| manifest.config.iter().all(|c| c.name != **k)) {
+        if let Some(key) = self
+            .open
+            .config
+            .keys()
+            .find(|k| manifest.config.iter().all(|c| c.name != **k))
+        {
             let known: Vec<&str> = manifest.config.iter().map(|c| c.name.as_str()).collect();
             return Err(CallError::Refused {
                 plugin: self.name.clone(),
                 error: PluginError::new(
                     ErrorCode::Invalid,
-                    format!("it has no setting {key:?}; its settings are: {}", known.join(", ")),
+                    format!(
+                        "it has no setting {key:?}; its settings are: {}",
+                        known.join(", ")
+                    ),
                 ),
             }
             .into());
         }
-        let _: () = self.exchange(host, Op::Open, &self.open, self.deadline).await?;
-        let held = self.restore.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let _: () = self
+            .exchange(host, Op::Open, &self.open, self.deadline)
+            .await?;
+        let held = self
+            .restore
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone();
         if !held.allocations.is_empty() {
-            let _: () = self.exchange(host, Op::Restore, &held, self.deadline).await?;
+            let _: () = self
+                .exchange(host, Op::Restore, &held, self.deadline)
+                .await?;
         }
         Ok(manifest)
     }
@@ -406,13 +454,18 @@ impl Client {
     ) -> Result<T, Failure> {
         let argument = to_raw_value(argument)
             .map_err(|e| Failure::Broken(Broken::Channel(format!("cannot be written: {e}"))))?;
-        let frame = host.call(op, &argument, deadline).await.map_err(Failure::Broken)?;
+        let frame = host
+            .call(op, &argument, deadline)
+            .await
+            .map_err(Failure::Broken)?;
         let plugin = self.name.clone();
         let answer: Answer<'_> = serde_json::from_slice(&frame)
             .map_err(|e| Failure::Broken(Broken::Channel(e.to_string())))?;
         match answer.result {
-            Outcome::Ok(raw) => serde_json::from_str(raw.get())
-                .map_err(|e| self.lied(op, format!("its document cannot be read: {e}")).into()),
+            Outcome::Ok(raw) => serde_json::from_str(raw.get()).map_err(|e| {
+                self.lied(op, format!("its document cannot be read: {e}"))
+                    .into()
+            }),
             Outcome::Refused(error) => Err(CallError::Refused { plugin, error }.into()),
             Outcome::Unloadable(why) => Err(CallError::Unloadable { plugin, why }.into()),
         }
@@ -420,13 +473,19 @@ impl Client {
 
     fn may_start(&self, inner: &mut Inner) -> Result<(), CallError> {
         let refuse = |state, why| {
-            Err(CallError::Unavailable { plugin: self.name.clone(), state, why })
+            Err(CallError::Unavailable {
+                plugin: self.name.clone(),
+                state,
+                why,
+            })
         };
         if let Some(why) = still_stuck(inner) {
             return refuse("stuck", why);
         }
         let now = now_ms();
-        let Some(last) = inner.crashes.last() else { return Ok(()) };
+        let Some(last) = inner.crashes.last() else {
+            return Ok(());
+        };
         if let Some(until) = inner.crashes.quarantined_until(now) {
             return refuse("in quarantine", quarantine(until, last));
         }
@@ -446,16 +505,25 @@ impl Client {
 
     /// Ends a broken host and notes the crash.
     async fn bury(&self, inner: &mut Inner, op: Op, broken: Broken) -> String {
-        let Some((host, _)) = inner.host.take() else { return "it has no host".into() };
+        let Some((host, _)) = inner.host.take() else {
+            return "it has no host".into();
+        };
         let pid = host.pid();
         let reason = match host.end(&broken).await {
             End::Gone(reason) => reason,
             End::Stuck(child) => {
                 inner.stuck = Some(child);
-                format!("its host (pid {}) does not die: stuck in the kernel", pid.unwrap_or(0))
+                format!(
+                    "its host (pid {}) does not die: stuck in the kernel",
+                    pid.unwrap_or(0)
+                )
             }
         };
-        tracing::warn!(plugin = self.name, op = op.name(), "plugin host ended: {reason}");
+        tracing::warn!(
+            plugin = self.name,
+            op = op.name(),
+            "plugin host ended: {reason}"
+        );
         inner.crashes.push(Crash {
             at_ms: now_ms(),
             during: op.name().to_owned(),

@@ -57,7 +57,11 @@ impl Crashes {
     /// over crashes that followed each other within the window.
     #[must_use]
     pub fn back_off(&self, now_ms: u64) -> Duration {
-        let recent = self.0.iter().filter(|c| c.at_ms + ms(WINDOW) > now_ms).count();
+        let recent = self
+            .0
+            .iter()
+            .filter(|c| c.at_ms + ms(WINDOW) > now_ms)
+            .count();
         let (Some(last), Some(steps)) = (self.0.last(), recent.checked_sub(2)) else {
             return Duration::ZERO;
         };
@@ -81,7 +85,10 @@ impl Crashes {
     /// The folder cannot be written.
     pub fn save(&self, folder: &Path, plugin: &str) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
-        let (to, tmp) = (path(folder, plugin), folder.join(format!(".{plugin}.{}", std::process::id())));
+        let (to, tmp) = (
+            path(folder, plugin),
+            folder.join(format!(".{plugin}.{}", std::process::id())),
+        );
         std::fs::write(&tmp, serde_json::to_vec(self)?)?;
         std::fs::rename(tmp, to)
     }
@@ -102,7 +109,11 @@ mod tests {
     fn crashes(at_seconds: &[u64]) -> Crashes {
         let mut all = Crashes::default();
         for at in at_seconds {
-            all.push(Crash { at_ms: at * 1000, during: String::new(), reason: String::new() });
+            all.push(Crash {
+                at_ms: at * 1000,
+                during: String::new(),
+                reason: String::new(),
+            });
         }
         all
     }
@@ -116,7 +127,11 @@ mod tests {
         assert_eq!(wait(&[100, 101, 103], 103), 2);
         assert_eq!(wait(&[100, 101, 103], 104), 1);
         assert_eq!(wait(&[100, 101, 103, 107], 120), 0);
-        assert_eq!(wait(&[100, 101, 103, 107], 50), 4, "a clock set back waits no longer");
+        assert_eq!(
+            wait(&[100, 101, 103, 107], 50),
+            4,
+            "a clock set back waits no longer"
+        );
     }
 
     #[test]

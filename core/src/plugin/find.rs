@@ -118,12 +118,19 @@ fn check_ancestors(folder: &Path) -> Result<(), FindError> {
 fn check_owner(path: &Path, uid: u32, mode: u32, parent: bool) -> Result<(), FindError> {
     let me = rustix::process::geteuid().as_raw();
     let refuse = |why: String, remedy: String| {
-        Err(FindError::Unsafe { path: path.to_owned(), why, remedy })
+        Err(FindError::Unsafe {
+            path: path.to_owned(),
+            why,
+            remedy,
+        })
     };
     if uid != 0 && uid != me {
         return refuse(
             format!("it belongs to user {uid}, who could change it"),
-            format!("chown root {}, or install the plugins elsewhere", path.display()),
+            format!(
+                "chown root {}, or install the plugins elsewhere",
+                path.display()
+            ),
         );
     }
     let mode = Mode::from_raw_mode(mode);
@@ -157,8 +164,11 @@ mod tests {
         fs::create_dir(dir.path().join("libdivvy_plugin_b.so")).unwrap();
         symlink("/etc/passwd", dir.path().join("libdivvy_plugin_c.so")).unwrap();
         fs::write(dir.path().join("libdivvy_plugin_d.so"), "").unwrap();
-        fs::set_permissions(dir.path().join("libdivvy_plugin_d.so"), Permissions::from_mode(0o666))
-            .unwrap();
+        fs::set_permissions(
+            dir.path().join("libdivvy_plugin_d.so"),
+            Permissions::from_mode(0o666),
+        )
+        .unwrap();
         let found: Vec<String> = find(dir.path())
             .unwrap()
             .into_iter()
@@ -167,7 +177,11 @@ mod tests {
         assert_eq!(found[0], "a");
         assert!(found[1].ends_with("libdivvy_plugin_b.so is a folder, not a regular file"));
         assert!(found[2].contains("symbolic link"), "{}", found[2]);
-        assert!(found[3].contains("group or others may write"), "{}", found[3]);
+        assert!(
+            found[3].contains("group or others may write"),
+            "{}",
+            found[3]
+        );
         assert_eq!(found.len(), 4);
     }
 
@@ -193,6 +207,9 @@ mod tests {
     #[test]
     fn a_missing_folder_is_named() {
         let error = find(Path::new("/nonexistent/x")).unwrap_err().to_string();
-        assert!(error.contains("/nonexistent/x") && error.contains("--plugin-dir"), "{error}");
+        assert!(
+            error.contains("/nonexistent/x") && error.contains("--plugin-dir"),
+            "{error}"
+        );
     }
 }

@@ -112,7 +112,9 @@ fn serve(channel: UnixStream) -> io::Result<()> {
 fn load() -> Result<PluginV1_Ref, String> {
     let path = PathBuf::from(format!("/proc/self/fd/{PLUGIN_FD}"));
     let header = lib_header_from_path(&path).map_err(|e| clear(&e))?;
-    header.init_root_module::<PluginV1_Ref>().map_err(|e| clear(&e))
+    header
+        .init_root_module::<PluginV1_Ref>()
+        .map_err(|e| clear(&e))
 }
 
 /// abi_stable explains a mismatch over hundreds of lines: those go to the log
@@ -148,7 +150,10 @@ fn clear(error: &LibraryError) -> String {
 }
 
 fn first_line(text: &str) -> &str {
-    text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or("no reason given")
+    text.lines()
+        .map(str::trim)
+        .find(|l| !l.is_empty())
+        .unwrap_or("no reason given")
 }
 
 fn reply(to: &Mutex<UnixStream>, id: u64, answer: Reply) -> io::Result<()> {
@@ -167,10 +172,16 @@ fn reply(to: &Mutex<UnixStream>, id: u64, answer: Reply) -> io::Result<()> {
 }
 
 fn refuse(to: &Mutex<UnixStream>, id: u64, why: &str) -> io::Result<()> {
-    send(to, id, Outcome::Refused(PluginError::new(ErrorCode::Invalid, why)))
+    send(
+        to,
+        id,
+        Outcome::Refused(PluginError::new(ErrorCode::Invalid, why)),
+    )
 }
 
 fn send(to: &Mutex<UnixStream>, id: u64, result: Outcome<'_>) -> io::Result<()> {
     let frame = frames::json_frame(&Answer { id, result })?;
-    to.lock().unwrap_or_else(PoisonError::into_inner).write_all(&frame)
+    to.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .write_all(&frame)
 }

@@ -64,15 +64,23 @@ impl Process {
         command
             .args(["plugin-host", &std::process::id().to_string(), name])
             .env_clear()
-            .envs(["PATH", "LD_LIBRARY_PATH", "RUST_BACKTRACE"].into_iter().filter_map(|key| {
-                Some((key, std::env::var_os(key)?))
-            }))
+            .envs(
+                ["PATH", "LD_LIBRARY_PATH", "RUST_BACKTRACE"]
+                    .into_iter()
+                    .filter_map(|key| Some((key, std::env::var_os(key)?))),
+            )
             .stdin(Stdio::null())
             .stdout(write.try_clone()?)
             .stderr(write)
             .fd_mappings(vec![
-                FdMapping { parent_fd: theirs.into(), child_fd: CHANNEL_FD },
-                FdMapping { parent_fd: file.try_clone()?, child_fd: PLUGIN_FD },
+                FdMapping {
+                    parent_fd: theirs.into(),
+                    child_fd: CHANNEL_FD,
+                },
+                FdMapping {
+                    parent_fd: file.try_clone()?,
+                    child_fd: PLUGIN_FD,
+                },
             ])
             .map_err(io::Error::other)?;
         let mut command = tokio::process::Command::from(command);
@@ -82,7 +90,12 @@ impl Process {
         let output = Arc::new(Mutex::new(VecDeque::new()));
         let read = pipe::Receiver::from_owned_fd(read.into())?;
         tokio::spawn(keep_output(read, name.to_owned(), Arc::clone(&output)));
-        Ok(Self { child, channel: UnixStream::from_std(ours)?, output, next: 0 })
+        Ok(Self {
+            child,
+            channel: UnixStream::from_std(ours)?,
+            output,
+            next: 0,
+        })
     }
 
     /// Its process id, unless it has been reaped.
@@ -110,7 +123,10 @@ impl Process {
     pub(super) async fn end(mut self, broken: &Broken) -> End {
         let why = match broken {
             Broken::Late(deadline) => {
-                format!("it did not answer within {} ms and was killed", deadline.as_millis())
+                format!(
+                    "it did not answer within {} ms and was killed",
+                    deadline.as_millis()
+                )
             }
             Broken::Channel(what) => {
                 // A host that crashed is about to be reaped: look before
@@ -150,21 +166,28 @@ impl Process {
 
     fn last_words(&self) -> String {
         let lines = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.back().map_or_else(String::new, |line| format!("; its last words: {line}"))
+        lines
+            .back()
+            .map_or_else(String::new, |line| format!("; its last words: {line}"))
     }
 }
 
 async fn exchange(channel: &mut UnixStream, call: Call<'_>) -> io::Result<Vec<u8>> {
     frames::send_json(channel, &call).await?;
     loop {
-        let frame = frames::receive(channel).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let frame = frames::receive(channel)
+            .await?
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         let answer: Answer<'_> = serde_json::from_slice(&frame)?;
         // A late answer to a `watch` that was given up is skipped.
         if answer.id == call.id {
             return Ok(frame);
         }
         if answer.id > call.id {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to no call"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "an answer to no call",
+            ));
         }
     }
 }

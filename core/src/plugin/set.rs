@@ -70,7 +70,11 @@ impl Set {
             Some(folder) => folder.clone(),
             None => usual_folder(&settings.exe)?,
         };
-        let mut set = Self { folder: folder.clone(), clients: Vec::new(), refused: Vec::new() };
+        let mut set = Self {
+            folder: folder.clone(),
+            clients: Vec::new(),
+            refused: Vec::new(),
+        };
         let mut configs = settings.set.clone();
         for file in find::find(&folder)? {
             let file = match file {
@@ -161,10 +165,15 @@ impl Set {
             for warning in &found.warnings {
                 tracing::info!(plugin = name, "{warning}");
             }
-            inventory.numa_nodes.extend(found.numa_nodes.into_iter().map(|n| (n.id, n)));
-            inventory.devices.extend(
-                found.devices.into_iter().map(|device| Device { plugin: name.clone(), device }),
-            );
+            inventory
+                .numa_nodes
+                .extend(found.numa_nodes.into_iter().map(|n| (n.id, n)));
+            inventory
+                .devices
+                .extend(found.devices.into_iter().map(|device| Device {
+                    plugin: name.clone(),
+                    device,
+                }));
             inventory.plugins.insert(name, manifest);
         }
         (inventory, failed)
@@ -172,19 +181,29 @@ impl Set {
 }
 
 fn deadline(plugin: &str, value: Option<String>) -> Result<Duration, OpenError> {
-    let Some(value) = value else { return Ok(Duration::from_secs(10)) };
+    let Some(value) = value else {
+        return Ok(Duration::from_secs(10));
+    };
     match value.parse() {
         Ok(ms @ 1..=600_000) => Ok(Duration::from_millis(ms)),
-        _ => Err(OpenError::Deadline { plugin: plugin.to_owned(), value }),
+        _ => Err(OpenError::Deadline {
+            plugin: plugin.to_owned(),
+            value,
+        }),
     }
 }
 
 /// `../lib/divvy/plugins` beside the executable's folder, then
 /// `/usr/lib/divvy/plugins`.
 fn usual_folder(exe: &Path) -> Result<PathBuf, FindError> {
-    let beside = exe.parent().and_then(Path::parent).map(|p| p.join("lib/divvy/plugins"));
-    let candidates: Vec<PathBuf> =
-        beside.into_iter().chain([PathBuf::from("/usr/lib/divvy/plugins")]).collect();
+    let beside = exe
+        .parent()
+        .and_then(Path::parent)
+        .map(|p| p.join("lib/divvy/plugins"));
+    let candidates: Vec<PathBuf> = beside
+        .into_iter()
+        .chain([PathBuf::from("/usr/lib/divvy/plugins")])
+        .collect();
     let names: Vec<String> = candidates.iter().map(|p| p.display().to_string()).collect();
     candidates
         .into_iter()
@@ -194,9 +213,9 @@ fn usual_folder(exe: &Path) -> Result<PathBuf, FindError> {
 
 fn error_plugin(error: &FindError) -> String {
     match error {
-        FindError::Unsafe { path, .. } | FindError::Open(path, _) | FindError::NotAFile(path, _) => {
-            find::file_plugin_name(path)
-        }
+        FindError::Unsafe { path, .. }
+        | FindError::Open(path, _)
+        | FindError::NotAFile(path, _) => find::file_plugin_name(path),
         FindError::Folder(..) | FindError::NoFolder(_) => String::new(),
     }
 }

@@ -33,36 +33,57 @@ macro_rules! ensure {
 /// Checks a manifest; `file` is the name in the plugin's file name.
 pub(super) fn manifest(manifest: &Manifest, file: &str) -> Checked {
     let name = &manifest.name;
-    ensure!(word(name, 32), "its name {name:?} is not [a-z][a-z0-9-]* of at most 32 bytes");
-    ensure!(name == file, "it calls itself {name:?} but its file says {file:?}");
+    ensure!(
+        word(name, 32),
+        "its name {name:?} is not [a-z][a-z0-9-]* of at most 32 bytes"
+    );
+    ensure!(
+        name == file,
+        "it calls itself {name:?} but its file says {file:?}"
+    );
     ensure!(!manifest.slots.is_empty(), "it offers no slots");
     let mut seen = BTreeSet::new();
     for slot in &manifest.slots {
         let s = &slot.name;
-        let prefixed = s.strip_prefix(name.as_str()).and_then(|r| r.strip_prefix('.'));
+        let prefixed = s
+            .strip_prefix(name.as_str())
+            .and_then(|r| r.strip_prefix('.'));
         let ok = BARE_SLOTS.contains(&s.as_str()) || prefixed.is_some_and(|rest| text(rest, 64));
         ensure!(ok, "its slot {s:?} is not named {name}.SOMETHING");
         ensure!(seen.insert(s), "it offers the slot {s} twice");
         ensure!(!slot.quantum.is_zero(), "its slot {s} has a quantum of 0");
         ensure!(!slot.draws.is_empty(), "its slot {s} draws on nothing");
         for draw in &slot.draws {
-            ensure!(!draw.per_unit.is_zero(), "its slot {s} draws 0 of {:?}", draw.capacity);
+            ensure!(
+                !draw.per_unit.is_zero(),
+                "its slot {s} draws 0 of {:?}",
+                draw.capacity
+            );
         }
     }
     for pattern in &manifest.reserved_env {
         let stem = pattern.strip_suffix('*').unwrap_or(pattern);
-        ensure!(env_name(stem), "it reserves {pattern:?}, which is no environment variable");
+        ensure!(
+            env_name(stem),
+            "it reserves {pattern:?}, which is no environment variable"
+        );
     }
     Ok(())
 }
 
 /// Checks what was discovered.
 pub(super) fn discovery(discovery: &Discovery) -> Checked {
-    ensure!(discovery.devices.len() <= MAX_DEVICES, "it reports more than {MAX_DEVICES} devices");
+    ensure!(
+        discovery.devices.len() <= MAX_DEVICES,
+        "it reports more than {MAX_DEVICES} devices"
+    );
     let mut ids = BTreeSet::new();
     for device in &discovery.devices {
         let id = &device.id;
-        ensure!(device_id(id), "the device id {id:?} is not 1 to 128 of [A-Za-z0-9._:@/-]");
+        ensure!(
+            device_id(id),
+            "the device id {id:?} is not 1 to 128 of [A-Za-z0-9._:@/-]"
+        );
         ensure!(ids.insert(id.as_str()), "it reports the device {id} twice");
         for (name, c) in &device.capacities {
             ensure!(text(name, 64), "{id} has a capacity named {name:?}");
@@ -74,15 +95,25 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
             );
         }
         for (name, what) in [("kind", &device.kind), ("model", &device.model)] {
-            ensure!(printable(what, 256), "{id} has an unprintable or overlong {name}");
+            ensure!(
+                printable(what, 256),
+                "{id} has an unprintable or overlong {name}"
+            );
         }
         for attribute in device.attributes.keys() {
-            ensure!(text(attribute, 64), "{id} has an attribute named {attribute:?}");
+            ensure!(
+                text(attribute, 64),
+                "{id} has an attribute named {attribute:?}"
+            );
         }
     }
     for device in &discovery.devices {
         for other in device.links.iter().map(|l| &l.to).chain(&device.parent) {
-            ensure!(ids.contains(other.as_str()), "{} refers to {other:?}, which is not there", device.id);
+            ensure!(
+                ids.contains(other.as_str()),
+                "{} refers to {other:?}, which is not there",
+                device.id
+            );
             ensure!(*other != device.id, "{} refers to itself", device.id);
         }
     }
@@ -102,12 +133,20 @@ pub(super) fn edits(
     for node in &edits.device_nodes {
         device_node(node, &granted, devices)?;
         ensure!(paths.insert(&node.path), "it creates {} twice", node.path);
-        ensure!(numbers.insert(number(node)), "it gives {} a second path", node.path);
+        ensure!(
+            numbers.insert(number(node)),
+            "it gives {} a second path",
+            node.path
+        );
     }
     let mut targets = BTreeSet::new();
     for mount in &edits.mounts {
         mount_rules(&mount.source, &mount.target)?;
-        ensure!(targets.insert(&mount.target), "it mounts on {} twice", mount.target);
+        ensure!(
+            targets.insert(&mount.target),
+            "it mounts on {} twice",
+            mount.target
+        );
     }
     for gid in &edits.additional_gids {
         ensure!(*gid != 0, "it adds the root group");
@@ -115,7 +154,10 @@ pub(super) fn edits(
     }
     for (key, value) in &edits.annotations {
         ensure!(text(key, 128), "the annotation {key:?} has an odd name");
-        ensure!(printable(value, 4096), "the annotation {key} is unprintable or overlong");
+        ensure!(
+            printable(value, 4096),
+            "the annotation {key} is unprintable or overlong"
+        );
     }
     resources(&edits.resources, slices)
 }
@@ -124,9 +166,18 @@ fn env(edits: &Edits, reserved: &[String]) -> Checked {
     let mut names = BTreeSet::new();
     for var in &edits.env {
         let name = &var.name;
-        ensure!(env_name(name), "it sets {name:?}, which is no environment variable");
-        ensure!(!name.starts_with("LD_"), "it sets the loader variable {name}");
-        ensure!(!var.value.contains('\0'), "it sets {name} to a text with a NUL");
+        ensure!(
+            env_name(name),
+            "it sets {name:?}, which is no environment variable"
+        );
+        ensure!(
+            !name.starts_with("LD_"),
+            "it sets the loader variable {name}"
+        );
+        ensure!(
+            !var.value.contains('\0'),
+            "it sets {name} to a text with a NUL"
+        );
         ensure!(names.insert(name), "it sets {name} twice");
         ensure!(
             var.default || is_reserved(name, reserved.iter().map(String::as_str)),
@@ -138,10 +189,12 @@ fn env(edits: &Edits, reserved: &[String]) -> Checked {
 
 /// Is this variable among the reserved names (`NAME` or `BEGINNING*`)?
 pub(crate) fn is_reserved<'a>(name: &str, reserved: impl IntoIterator<Item = &'a str>) -> bool {
-    reserved.into_iter().any(|pattern| match pattern.strip_suffix('*') {
-        Some(stem) => name.starts_with(stem),
-        None => name == pattern,
-    })
+    reserved
+        .into_iter()
+        .any(|pattern| match pattern.strip_suffix('*') {
+            Some(stem) => name.starts_with(stem),
+            None => name == pattern,
+        })
 }
 
 fn device_node(
@@ -150,42 +203,83 @@ fn device_node(
     devices: &BTreeMap<&str, &Device>,
 ) -> Checked {
     let (device, path) = (&node.device, &node.path);
-    ensure!(granted.contains(device.as_str()), "it gives {path} of {device}, which was not granted");
-    let under_dev = path.strip_prefix("/dev/").is_some_and(|rest| !rest.is_empty());
-    ensure!(under_dev && normal(path), "{path:?} is not a path under /dev");
-    let owned = devices.get(device.as_str()).is_some_and(|d| d.nodes.contains(&number(node)));
+    ensure!(
+        granted.contains(device.as_str()),
+        "it gives {path} of {device}, which was not granted"
+    );
+    let under_dev = path
+        .strip_prefix("/dev/")
+        .is_some_and(|rest| !rest.is_empty());
+    ensure!(
+        under_dev && normal(path),
+        "{path:?} is not a path under /dev"
+    );
+    let owned = devices
+        .get(device.as_str())
+        .is_some_and(|d| d.nodes.contains(&number(node)));
     ensure!(
         owned,
         "it gives {path} ({}:{}), which is no node of {device}",
         node.major,
         node.minor
     );
-    ensure!(node.mode.is_none_or(|m| m <= 0o777), "{path} has the odd mode {:o}", node.mode.unwrap_or(0));
+    ensure!(
+        node.mode.is_none_or(|m| m <= 0o777),
+        "{path} has the odd mode {:o}",
+        node.mode.unwrap_or(0)
+    );
     // A block device is a disk: nothing that accelerates.
-    ensure!(node.kind == NodeKind::Char, "it gives the block device {path}");
+    ensure!(
+        node.kind == NodeKind::Char,
+        "it gives the block device {path}"
+    );
     Ok(())
 }
 
 fn number(node: &DeviceNode) -> NodeId {
-    NodeId { kind: node.kind, major: node.major, minor: node.minor }
+    NodeId {
+        kind: node.kind,
+        major: node.major,
+        minor: node.minor,
+    }
 }
 
 /// S5, by words alone; the launcher looks at the files themselves.
 fn mount_rules(source: &str, target: &str) -> Checked {
-    ensure!(normal(source) && source != "/", "it mounts {source:?}, which is not a plain absolute path");
-    ensure!(normal(target) && target != "/", "it mounts on {target:?}, which is not a plain absolute path");
-    for root in ["/proc", "/sys", "/dev", "/etc", "/root", "/home", "/run", "/var/run", "/boot"] {
-        ensure!(!Path::new(source).starts_with(root), "it mounts {source}, which is under {root}");
+    ensure!(
+        normal(source) && source != "/",
+        "it mounts {source:?}, which is not a plain absolute path"
+    );
+    ensure!(
+        normal(target) && target != "/",
+        "it mounts on {target:?}, which is not a plain absolute path"
+    );
+    for root in [
+        "/proc", "/sys", "/dev", "/etc", "/root", "/home", "/run", "/var/run", "/boot",
+    ] {
+        ensure!(
+            !Path::new(source).starts_with(root),
+            "it mounts {source}, which is under {root}"
+        );
     }
     for root in ["/proc", "/sys", "/dev"] {
-        ensure!(!Path::new(target).starts_with(root), "it mounts on {target}, which is under {root}");
+        ensure!(
+            !Path::new(target).starts_with(root),
+            "it mounts on {target}, which is under {root}"
+        );
     }
     Ok(())
 }
 
 fn resources(resources: &Resources, slices: &[Slice]) -> Checked {
-    for list in [&resources.cpuset_cpus, &resources.cpuset_mems].into_iter().flatten() {
-        ensure!(cpu_list(list), "{list:?} is not a kernel list such as 0-3,8");
+    for list in [&resources.cpuset_cpus, &resources.cpuset_mems]
+        .into_iter()
+        .flatten()
+    {
+        ensure!(
+            cpu_list(list),
+            "{list:?} is not a kernel list such as 0-3,8"
+        );
     }
     if let Some(quota) = resources.cpu_quota {
         ensure!(
@@ -196,8 +290,11 @@ fn resources(resources: &Resources, slices: &[Slice]) -> Checked {
         );
     }
     if let Some(bytes) = resources.memory_bytes {
-        let granted: Amount =
-            slices.iter().filter_map(|s| s.capacities.get("memory")).copied().sum();
+        let granted: Amount = slices
+            .iter()
+            .filter_map(|s| s.capacities.get("memory"))
+            .copied()
+            .sum();
         ensure!(
             Amount::from_units(bytes) <= granted,
             "it sets a memory limit of {bytes} bytes, above the {granted} that were granted"
@@ -211,19 +308,23 @@ fn resources(resources: &Resources, slices: &[Slice]) -> Checked {
 fn word(text: &str, max: usize) -> bool {
     text.len() <= max
         && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn text(text: &str, max: usize) -> bool {
     (1..=max).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+' | b'/'))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+' | b'/'))
 }
 
 fn device_id(id: &str) -> bool {
     (1..=128).contains(&id.len())
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'@' | b'/' | b'-'))
+        && id.bytes().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'@' | b'/' | b'-')
+        })
 }
 
 fn printable(text: &str, max: usize) -> bool {
@@ -241,7 +342,9 @@ fn normal(path: &str) -> bool {
         && !path.contains('\0')
         && (path == "/" || !path.ends_with('/'))
         && !path.contains("//")
-        && Path::new(path).components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
+        && Path::new(path)
+            .components()
+            .all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
         && !path.split('/').any(|part| part == "." || part == "..")
 }
 
@@ -268,10 +371,17 @@ mod tests {
             attributes: BTreeMap::new(),
             capacities: [(
                 "memory".to_owned(),
-                Capacity { total: Amount::from_units(100), reserved: Amount::ZERO },
+                Capacity {
+                    total: Amount::from_units(100),
+                    reserved: Amount::ZERO,
+                },
             )]
             .into(),
-            nodes: vec![NodeId { kind: NodeKind::Char, major: 240, minor }],
+            nodes: vec![NodeId {
+                kind: NodeKind::Char,
+                major: 240,
+                minor,
+            }],
             links: vec![],
             parent: None,
         }
@@ -298,7 +408,10 @@ mod tests {
             amount: Amount::ONE,
             capacities: [("memory".to_owned(), Amount::from_units(10))].into(),
         }];
-        let mut said = Edits { device_nodes: vec![node("a", 0, "/dev/x0")], ..Edits::default() };
+        let mut said = Edits {
+            device_nodes: vec![node("a", 0, "/dev/x0")],
+            ..Edits::default()
+        };
         change(&mut said);
         let devices = [("a", &a), ("b", &b)].into();
         match edits(&said, &slices, &devices, &["X_*".to_owned()]) {
@@ -310,11 +423,21 @@ mod tests {
     #[test]
     fn an_honest_reply_passes() {
         let honest = lie(|e| {
-            e.env.push(EnvVar { name: "X_VISIBLE".into(), value: "0".into(), default: false });
-            e.mounts.push(Mount { source: "/usr/lib/x.so".into(), target: "/usr/lib/x.so".into() });
+            e.env.push(EnvVar {
+                name: "X_VISIBLE".into(),
+                value: "0".into(),
+                default: false,
+            });
+            e.mounts.push(Mount {
+                source: "/usr/lib/x.so".into(),
+                target: "/usr/lib/x.so".into(),
+            });
             e.resources.memory_bytes = Some(10);
             e.resources.cpuset_cpus = Some("0-3,8".into());
-            e.resources.cpu_quota = Some(CpuQuota { quota_us: 10_000, period_us: 20_000 });
+            e.resources.cpu_quota = Some(CpuQuota {
+                quota_us: 10_000,
+                period_us: 20_000,
+            });
             e.additional_gids.push(44);
         });
         assert_eq!(honest, "accepted");
@@ -323,20 +446,46 @@ mod tests {
     #[test]
     fn lies_are_refused() {
         let mount = |source: &str, target: &str| {
-            lie(|e| e.mounts.push(Mount { source: source.into(), target: target.into() }))
+            lie(|e| {
+                e.mounts.push(Mount {
+                    source: source.into(),
+                    target: target.into(),
+                })
+            })
         };
         let env = |name: &str| {
-            lie(|e| e.env.push(EnvVar { name: name.into(), value: "1".into(), default: false }))
+            lie(|e| {
+                e.env.push(EnvVar {
+                    name: name.into(),
+                    value: "1".into(),
+                    default: false,
+                })
+            })
         };
         let cases = [
-            (lie(|e| e.device_nodes[0].device = "b".into()), "not granted"),
+            (
+                lie(|e| e.device_nodes[0].device = "b".into()),
+                "not granted",
+            ),
             (lie(|e| e.device_nodes[0].minor = 1), "no node of a"),
-            (lie(|e| e.device_nodes[0].kind = NodeKind::Block), "no node of a"),
-            (lie(|e| e.device_nodes[0].path = "/dev/../etc/x".into()), "under /dev"),
+            (
+                lie(|e| e.device_nodes[0].kind = NodeKind::Block),
+                "no node of a",
+            ),
+            (
+                lie(|e| e.device_nodes[0].path = "/dev/../etc/x".into()),
+                "under /dev",
+            ),
             (lie(|e| e.device_nodes[0].path = "/x".into()), "under /dev"),
             (lie(|e| e.device_nodes[0].mode = Some(0o4777)), "odd mode"),
-            (lie(|e| e.device_nodes.push(node("a", 0, "/dev/x0"))), "twice"),
-            (lie(|e| e.device_nodes.push(node("a", 0, "/dev/x1"))), "second path"),
+            (
+                lie(|e| e.device_nodes.push(node("a", 0, "/dev/x0"))),
+                "twice",
+            ),
+            (
+                lie(|e| e.device_nodes.push(node("a", 0, "/dev/x1"))),
+                "second path",
+            ),
             (mount("/", "/host"), "plain absolute path"),
             (mount("/usr", "/"), "plain absolute path"),
             (mount("/usr/../etc", "/x"), "plain absolute path"),
@@ -352,10 +501,21 @@ mod tests {
             (env(""), "no environment variable"),
             (lie(|e| e.additional_gids.push(0)), "root group"),
             (lie(|e| e.resources.memory_bytes = Some(11)), "above the 10"),
-            (lie(|e| e.resources.cpuset_cpus = Some("3-1".into())), "not a kernel list"),
-            (lie(|e| e.resources.cpuset_mems = Some("0\n1".into())), "not a kernel list"),
             (
-                lie(|e| e.resources.cpu_quota = Some(CpuQuota { quota_us: 1, period_us: 20_000 })),
+                lie(|e| e.resources.cpuset_cpus = Some("3-1".into())),
+                "not a kernel list",
+            ),
+            (
+                lie(|e| e.resources.cpuset_mems = Some("0\n1".into())),
+                "not a kernel list",
+            ),
+            (
+                lie(|e| {
+                    e.resources.cpu_quota = Some(CpuQuota {
+                        quota_us: 1,
+                        period_us: 20_000,
+                    })
+                }),
                 "outside",
             ),
         ];
@@ -367,14 +527,30 @@ mod tests {
     #[test]
     fn devices_are_unique_and_consistent() {
         let check = |devices: Vec<Device>| {
-            discovery(&Discovery { devices, ..Default::default() }).map_err(|l| l.to_string())
+            discovery(&Discovery {
+                devices,
+                ..Default::default()
+            })
+            .map_err(|l| l.to_string())
         };
         assert_eq!(check(vec![device("a", 0), device("b", 1)]), Ok(()));
-        assert!(check(vec![device("a", 0), device("a", 1)]).unwrap_err().contains("twice"));
-        assert!(check(vec![device("a\x1b[31m", 0)]).unwrap_err().contains("device id"));
+        assert!(
+            check(vec![device("a", 0), device("a", 1)])
+                .unwrap_err()
+                .contains("twice")
+        );
+        assert!(
+            check(vec![device("a\x1b[31m", 0)])
+                .unwrap_err()
+                .contains("device id")
+        );
         let mut greedy = device("a", 0);
         greedy.capacities.get_mut("memory").unwrap().reserved = Amount::from_units(101);
-        assert!(check(vec![greedy]).unwrap_err().contains("more than there is"));
+        assert!(
+            check(vec![greedy])
+                .unwrap_err()
+                .contains("more than there is")
+        );
         let mut orphan = device("a", 0);
         orphan.parent = Some("z".into());
         assert!(check(vec![orphan]).unwrap_err().contains("not there"));

@@ -3,7 +3,9 @@
 #[allow(unsafe_code)]
 mod ffi;
 
-pub(crate) use ffi::{async_fd, close_all_except, inherit_nothing, private_mounts, take_fd, take_socket};
+pub(crate) use ffi::{
+    async_fd, close_all_except, inherit_nothing, private_mounts, take_fd, take_socket,
+};
 
 use std::io;
 
@@ -25,7 +27,9 @@ pub(crate) fn die_with_parent(parent: i32) -> io::Result<()> {
 /// # Errors
 /// `/proc` is not mounted.
 pub(crate) fn boot_id() -> io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
 }
 
 /// Milliseconds since 1970.

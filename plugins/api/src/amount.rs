@@ -114,7 +114,7 @@ impl Amount {
     pub fn is_multiple_of(self, quantum: Self) -> bool {
         match quantum.0 {
             0 => self.0 == 0,
-            step => self.0 % step == 0,
+            step => self.0.is_multiple_of(step),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Why an image could not be used. Each message names what failed, where, and what to do next.
 ///
-/// Text taken from the image is escaped ([`shown`]) before it gets in here.
+/// Text taken from the image is escaped (`shown`) before it gets in here.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {

@@ -311,7 +311,7 @@ fn every_form_gives_the_same_layers() {
         let store = w.path(&format!("store-{}", path.file_name().unwrap().display()));
         let image = open(path, Some("app:1"), &store).unwrap();
         let expected = store.join("layers").join(&sha(&plain)[7..]);
-        assert_eq!(image.layers, [expected.clone()], "{path:?}");
+        assert_eq!(image.layers, std::slice::from_ref(&expected), "{path:?}");
         assert_eq!(fs::read(expected.join("etc/os")).unwrap(), b"x");
         if format == Format::DockerArchive {
             assert_eq!(image.digest.hex(), id);
@@ -526,7 +526,7 @@ fn layers_may_be_gzip_or_zstd_compressed() {
         zstd.extend([0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38]); // window 128 KiB
         let blocks: Vec<&[u8]> = frame.chunks(100_000).collect();
         for (i, b) in blocks.iter().enumerate() {
-            let head = (b.len() as u32) << 3 | u32::from(i + 1 == blocks.len());
+            let head = u32::try_from(b.len()).unwrap() << 3 | u32::from(i + 1 == blocks.len());
             zstd.extend(&head.to_le_bytes()[..3]);
             zstd.extend(*b);
         }

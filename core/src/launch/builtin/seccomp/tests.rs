@@ -119,6 +119,7 @@ fn a_default_of_allow_needs_no_filter_of_its_own() {
 #[test]
 fn every_comparison_is_over_64_bits() {
     let big = 1u64 << 40;
+    #[allow(clippy::type_complexity)] // a table
     let table: &[(&str, u64, Option<u64>, &[u64], &[u64])] = &[
         ("SCMP_CMP_EQ", big, None, &[big], &[0, big + 1]),
         ("SCMP_CMP_NE", big, None, &[0, big + 1], &[big]),
