@@ -12,6 +12,10 @@ use crate::launch::{Cgroup, Folder};
 use crate::model::{Exit, Record, State};
 use crate::{monitor, sys};
 
+/// A folder without a record that is younger belongs to a command that is
+/// about to write one.
+const ORPHAN: std::time::Duration = std::time::Duration::from_secs(60);
+
 impl Agent {
     /// Brings the ledger up to date with what became of the workloads that
     /// nobody carries. Cheap when there are none: one lock test each.
@@ -19,13 +23,9 @@ impl Agent {
     /// # Errors
     /// The ledger.
     pub async fn recover(&self) -> Result<(), AgentError> {
-        let live: Vec<Record> = self
-            .ledger
-            .records()?
-            .into_iter()
-            .filter(Record::holds)
-            .collect();
-        for record in live {
+        let records = self.ledger.records()?;
+        self.sweep(&records);
+        for record in records.into_iter().filter(Record::holds) {
             let folder = self.folder(&record.id);
             match folder.try_lock() {
                 Ok(None) => {} // Somebody carries it.
@@ -42,6 +42,26 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Removes folders that belong to no record: of a command that was killed
+    /// before its intent was written, or after it was forgotten.
+    fn sweep(&self, records: &[Record]) {
+        let Ok(entries) = std::fs::read_dir(self.settings.state.join("workloads")) else {
+            return;
+        };
+        for entry in entries.filter_map(Result::ok) {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            if records.iter().any(|r| r.id == id) {
+                continue;
+            }
+            let age = entry.metadata().and_then(|m| m.modified()).ok();
+            let age = age.and_then(|at| at.elapsed().ok());
+            let folder = self.folder(&id);
+            if age.is_some_and(|age| age > ORPHAN) && matches!(folder.try_lock(), Ok(Some(_))) {
+                folder.remove();
+            }
+        }
     }
 
     async fn pick_up(&self, folder: &Folder, lock: File, id: &str) -> Result<(), AgentError> {
@@ -76,16 +96,16 @@ impl Agent {
             folder.remove();
             return Ok(());
         }
-        let reason = if same_boot {
-            "nobody saw how it ended: its monitor was killed"
-        } else {
-            "the machine was restarted"
-        };
-        let exit = Exit {
-            reason: Some(reason.into()),
+        // Its monitor may have seen the end and died before the ledger knew.
+        let exit = folder.exit().unwrap_or_else(|| Exit {
+            reason: Some(if same_boot {
+                "nobody saw how it ended: its monitor was killed".into()
+            } else {
+                "the machine was restarted".into()
+            }),
             at_ms: sys::now_ms(),
             ..Exit::default()
-        };
+        });
         settle(&self.settings.state, &self.settings.plugins, id, exit).await
     }
 }

@@ -369,6 +369,7 @@ impl Agent {
         folder.save_record(&record)?;
         record.edits = self.prepare(&record, inventory).await?;
         let edits = merge(&record.edits)?;
+        launch::check_plugin_mounts(&edits, &self.settings.state)?;
 
         let init = launch::write_init(&self.settings.state)?;
         let spec = launch::render(&plan.job, &edits, &folder.rootfs(), &init)?;

@@ -15,7 +15,7 @@
 //!    first: fill what is begun), then the home's number.
 
 use super::refusal::{Refusal, RefusalCode};
-use super::snapshot::{DeviceIx, Serving, SlotIx, SlotView, Snapshot};
+use super::snapshot::{Cell, Serving, SlotIx, SlotView, Snapshot};
 use super::{Demand, Grant};
 use crate::model::{Amount, Shape, format_amount};
 
@@ -51,22 +51,22 @@ struct Plan {
 }
 
 fn plan(snapshot: &Snapshot, order: &[(SlotIx, Amount)], home: Option<usize>) -> Option<Plan> {
-    let mut trial = snapshot.clone();
-    let mut grants = Vec::new();
+    let mut trial = Trial::new(snapshot);
     let mut nodes: Vec<usize> = Vec::new();
     for &(ix, amount) in order {
+        let first = trial.grants.len();
         let near = if nodes.is_empty() {
-            home.into_iter().collect()
+            home.as_slice()
         } else {
-            nodes.clone()
+            &nodes
         };
-        for grant in place(&mut trial, ix, amount, &near)? {
+        trial.place(ix, amount, near)?;
+        for grant in &trial.grants[first..] {
             if let Some(node) = snapshot.devices[grant.device.0].numa
                 && !nodes.contains(&node)
             {
                 nodes.push(node);
             }
-            grants.push(grant);
         }
     }
     let span = nodes
@@ -75,127 +75,157 @@ fn plan(snapshot: &Snapshot, order: &[(SlotIx, Amount)], home: Option<usize>) ->
         .sum();
     let at_home = order.first().map_or(Amount::ZERO, |&(ix, _)| {
         let slot = &snapshot.slots[ix.0];
-        slot.devices
+        let home = slot
+            .devices
             .iter()
-            .filter(|s| snapshot.devices[s.device.0].numa == home)
-            .map(|s| snapshot.free(slot, s))
-            .sum()
+            .filter(|s| snapshot.devices[s.device.0].numa == home);
+        home.map(|s| snapshot.free(slot, s, &snapshot.cells)).sum()
     });
     Some(Plan {
-        grants,
+        grants: trial.grants,
         cost: (nodes.len(), span, at_home, home),
     })
 }
 
-/// Places one slot near some nodes and takes it from the snapshot.
-fn place(
-    snapshot: &mut Snapshot,
-    ix: SlotIx,
-    amount: Amount,
-    near: &[usize],
-) -> Option<Vec<Grant>> {
-    let slot = snapshot.slots[ix.0].clone();
-    let distance = |snapshot: &Snapshot, serving: &Serving| {
-        let Some(node) = snapshot.devices[serving.device.0].numa else {
+/// A placement being tried: the snapshot's cells, less what it has taken.
+struct Trial<'a> {
+    on: &'a Snapshot,
+    cells: Vec<Cell>,
+    grants: Vec<Grant>,
+}
+
+impl<'a> Trial<'a> {
+    fn new(on: &'a Snapshot) -> Self {
+        Self {
+            on,
+            cells: on.cells.clone(),
+            grants: Vec::new(),
+        }
+    }
+
+    /// Places one slot near some nodes; `None` if it does not fit.
+    fn place(&mut self, ix: SlotIx, amount: Amount, near: &[usize]) -> Option<()> {
+        let slot = &self.on.slots[ix.0];
+        match slot.shape {
+            Shape::Divisible => self.pieces(ix, slot, amount, near),
+            Shape::Single => self.part(ix, slot, amount, near),
+            Shape::Whole => {
+                let rest = self.wholes(ix, slot, amount, near);
+                rest.is_zero().then_some(())
+            }
+            Shape::WholeThenFraction => {
+                let first = self.grants.len();
+                let rest = self.wholes(ix, slot, amount, near);
+                // A whole unit that found no device is not made of parts.
+                if rest >= Amount::ONE {
+                    return None;
+                }
+                if rest.is_zero() {
+                    return Some(());
+                }
+                // The odd part belongs beside the whole ones.
+                let whole = self
+                    .grants
+                    .get(first)
+                    .and_then(|g| self.on.devices[g.device.0].numa);
+                match whole {
+                    Some(node) => self.part(ix, slot, rest, &[node]),
+                    None => self.part(ix, slot, rest, near),
+                }
+            }
+        }
+    }
+
+    /// Takes whole, idle devices while they are needed; what is left over.
+    fn wholes(&mut self, ix: SlotIx, slot: &'a SlotView, amount: Amount, near: &[usize]) -> Amount {
+        let mut idle: Vec<&Serving> = self.idle(slot).collect();
+        idle.sort_by_key(|s| (self.distance(s, near), s.device));
+        let mut rest = amount;
+        for serving in idle {
+            let whole = self.on.whole(slot, serving);
+            if rest >= whole {
+                self.take(ix, serving, whole);
+                rest = rest.saturating_sub(whole);
+            }
+        }
+        rest
+    }
+
+    /// Takes what there is, device after device.
+    fn pieces(
+        &mut self,
+        ix: SlotIx,
+        slot: &'a SlotView,
+        amount: Amount,
+        near: &[usize],
+    ) -> Option<()> {
+        let mut devices: Vec<&Serving> = slot.devices.iter().collect();
+        devices.sort_by_key(|s| (self.distance(s, near), s.device));
+        let mut rest = amount;
+        for serving in devices {
+            let piece = self.on.free(slot, serving, &self.cells).min(rest);
+            if !piece.is_zero() {
+                self.take(ix, serving, piece);
+                rest = rest.saturating_sub(piece);
+            }
+        }
+        rest.is_zero().then_some(())
+    }
+
+    /// Takes a part of one device: the nearest, then the fullest that still
+    /// has room.
+    fn part(
+        &mut self,
+        ix: SlotIx,
+        slot: &'a SlotView,
+        amount: Amount,
+        near: &[usize],
+    ) -> Option<()> {
+        let free = |s: &Serving| self.on.free(slot, s, &self.cells);
+        let serving = slot
+            .devices
+            .iter()
+            .filter(|s| free(s) >= amount)
+            .min_by_key(|s| (self.distance(s, near), free(s), s.device))?;
+        self.take(ix, serving, amount);
+        Some(())
+    }
+
+    fn take(&mut self, slot: SlotIx, serving: &Serving, amount: Amount) {
+        for &(cell, per_unit) in &serving.draws {
+            let cell = &mut self.cells[cell];
+            let used = amount
+                .scaled(per_unit, Amount::ONE)
+                .and_then(|a| cell.used.checked_add(a));
+            debug_assert!(
+                used.is_some_and(|u| u <= cell.usable),
+                "a grant over capacity"
+            );
+            cell.used = used.unwrap_or(Amount::MAX);
+        }
+        self.grants.push(Grant {
+            slot,
+            device: serving.device,
+            amount,
+        });
+    }
+
+    /// Devices that are open, offer something and of which nothing is held.
+    fn idle(&self, slot: &'a SlotView) -> impl Iterator<Item = &'a Serving> {
+        slot.devices.iter().filter(|s| {
+            let cells = &self.on.devices[s.device.0].cells;
+            let unused = cells.values().all(|&c| self.cells[c].used.is_zero());
+            unused && !self.on.free(slot, s, &self.cells).is_zero()
+        })
+    }
+
+    fn distance(&self, serving: &Serving, near: &[usize]) -> u32 {
+        let Some(node) = self.on.devices[serving.device.0].numa else {
             return 0;
         };
-        near.iter()
-            .map(|&n| snapshot.distances[n][node])
-            .min()
-            .unwrap_or(0)
-    };
-    let mut grants: Vec<Grant> = Vec::new();
-    let mut rest = amount;
-
-    if matches!(slot.shape, Shape::Whole | Shape::WholeThenFraction) {
-        let mut idle = idle_devices(snapshot, &slot);
-        idle.sort_by_key(|s| (distance(snapshot, s), s.device));
-        for serving in idle {
-            let whole = snapshot.whole(&slot, &serving);
-            if rest < whole {
-                continue;
-            }
-            snapshot.take(&serving, whole);
-            grants.push(Grant {
-                slot: ix,
-                device: serving.device,
-                amount: whole,
-            });
-            rest = rest.saturating_sub(whole);
-        }
-        // What is left must be less than a device, or whole ones ran out.
-        if slot.shape == Shape::Whole || rest >= Amount::ONE {
-            return rest.is_zero().then_some(grants);
-        }
-        if let (Some(first), false) = (grants.first(), rest.is_zero()) {
-            // The odd part belongs beside the whole ones.
-            let node = snapshot.devices[first.device.0].numa;
-            return part(snapshot, &slot, ix, rest, |snapshot, s| {
-                match (node, snapshot.devices[s.device.0].numa) {
-                    (Some(a), Some(b)) => snapshot.distances[a][b],
-                    _ => 0,
-                }
-            })
-            .map(|grant| {
-                grants.push(grant);
-                grants
-            });
-        }
+        let all = near.iter().map(|&n| self.on.distances[n][node]);
+        all.min().unwrap_or(0)
     }
-    if rest.is_zero() {
-        return Some(grants);
-    }
-    if slot.shape == Shape::Divisible {
-        let mut devices = slot.devices.clone();
-        devices.sort_by_key(|s| (distance(snapshot, s), s.device));
-        for serving in devices {
-            let take = snapshot.free(&slot, &serving).min(rest);
-            if take.is_zero() {
-                continue;
-            }
-            snapshot.take(&serving, take);
-            grants.push(Grant {
-                slot: ix,
-                device: serving.device,
-                amount: take,
-            });
-            rest = rest.saturating_sub(take);
-        }
-        return rest.is_zero().then_some(grants);
-    }
-    grants.push(part(snapshot, &slot, ix, rest, distance)?);
-    Some(grants)
-}
-
-/// A part of one device: the nearest, then the fullest that still has room.
-fn part(
-    snapshot: &mut Snapshot,
-    slot: &SlotView,
-    ix: SlotIx,
-    amount: Amount,
-    distance: impl Fn(&Snapshot, &Serving) -> u32,
-) -> Option<Grant> {
-    let serving = slot
-        .devices
-        .iter()
-        .filter(|s| snapshot.free(slot, s) >= amount)
-        .min_by_key(|s| (distance(snapshot, s), snapshot.free(slot, s), s.device))?;
-    snapshot.take(serving, amount);
-    Some(Grant {
-        slot: ix,
-        device: serving.device,
-        amount,
-    })
-}
-
-/// Devices that are open, offer something and of which nothing is held.
-fn idle_devices(snapshot: &Snapshot, slot: &SlotView) -> Vec<Serving> {
-    let usable = |device: DeviceIx| snapshot.idle(device);
-    slot.devices
-        .iter()
-        .filter(|s| usable(s.device) && !snapshot.free(slot, s).is_zero())
-        .cloned()
-        .collect()
 }
 
 /// Says which slot is short, and how short. The demand is known not to fit.
@@ -204,13 +234,14 @@ fn explain(snapshot: &Snapshot, order: &[(SlotIx, Amount)]) -> Refusal {
     // compete for capacities, so there is one.
     let short = order
         .iter()
-        .find(|&&(ix, amount)| place(&mut snapshot.clone(), ix, amount, &[]).is_none())
+        .find(|&&(ix, amount)| Trial::new(snapshot).place(ix, amount, &[]).is_none())
         .or(order.first());
     let Some(&(ix, asked)) = short else {
         return Refusal::new(RefusalCode::Insufficient, "", "nothing was asked".into());
     };
     let slot = &snapshot.slots[ix.0];
-    let free: Amount = slot.devices.iter().map(|s| snapshot.free(slot, s)).sum();
+    let free = |s: &Serving| snapshot.free(slot, s, &snapshot.cells);
+    let free: Amount = slot.devices.iter().map(free).sum();
     let total: Amount = slot.devices.iter().map(|s| snapshot.whole(slot, s)).sum();
     let largest = largest(snapshot, slot);
     let code = if free >= asked {
@@ -269,9 +300,10 @@ fn largest(snapshot: &Snapshot, slot: &SlotView) -> Amount {
     let free = || {
         slot.devices
             .iter()
-            .map(|s| (s.device, snapshot.free(slot, s)))
+            .map(|s| (s.device, snapshot.free(slot, s, &snapshot.cells)))
     };
-    let idle = idle_devices(snapshot, slot);
+    let trial = Trial::new(snapshot);
+    let idle: Vec<&Serving> = trial.idle(slot).collect();
     let whole: Amount = idle.iter().map(|s| snapshot.whole(slot, s)).sum();
     match slot.shape {
         Shape::Divisible => free().map(|(_, f)| f).sum(),

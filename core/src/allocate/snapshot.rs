@@ -264,52 +264,30 @@ impl Snapshot {
         }
     }
 
-    /// What is free of the slot on a device, in the slot's quantum.
-    pub(super) fn free(&self, slot: &SlotView, serving: &Serving) -> Amount {
+    /// What is free of the slot on a device, in the slot's quantum, when the
+    /// cells are these.
+    pub(super) fn free(&self, slot: &SlotView, serving: &Serving, cells: &[Cell]) -> Amount {
         if self.devices[serving.device.0].closed.is_some() {
             return Amount::ZERO;
         }
-        self.limit(slot, serving, Cell::free)
+        limit(slot, serving, |cell| cells[cell].free())
     }
 
     /// What the device offers of the slot when nothing is held.
     pub(super) fn whole(&self, slot: &SlotView, serving: &Serving) -> Amount {
-        self.limit(slot, serving, |cell| cell.usable)
+        limit(slot, serving, |cell| self.cells[cell].usable)
     }
+}
 
-    fn limit(&self, slot: &SlotView, serving: &Serving, of: impl Fn(Cell) -> Amount) -> Amount {
-        serving
-            .draws
-            .iter()
-            .filter(|(_, per_unit)| !per_unit.is_zero())
-            .filter_map(|&(cell, per_unit)| of(self.cells[cell]).scaled(Amount::ONE, per_unit))
-            .min()
-            .unwrap_or(Amount::ZERO)
-            .floor_to(slot.quantum)
-    }
-
-    /// Is nothing of the device held?
-    pub(super) fn idle(&self, device: DeviceIx) -> bool {
-        self.devices[device.0]
-            .cells
-            .values()
-            .all(|&c| self.cells[c].used.is_zero())
-    }
-
-    /// Takes a grant. The caller has checked that it fits.
-    pub(super) fn take(&mut self, serving: &Serving, amount: Amount) {
-        for &(cell, per_unit) in &serving.draws {
-            let cell = &mut self.cells[cell];
-            let used = amount
-                .scaled(per_unit, Amount::ONE)
-                .and_then(|a| cell.used.checked_add(a));
-            debug_assert!(
-                used.is_some_and(|u| u <= cell.usable),
-                "grant over capacity"
-            );
-            cell.used = used.unwrap_or(Amount::MAX);
-        }
-    }
+/// How much of a slot fits into what is left of each capacity it draws on.
+fn limit(slot: &SlotView, serving: &Serving, left: impl Fn(usize) -> Amount) -> Amount {
+    serving
+        .draws
+        .iter()
+        .filter_map(|&(cell, per_unit)| left(cell).scaled(Amount::ONE, per_unit))
+        .min()
+        .unwrap_or(Amount::ZERO)
+        .floor_to(slot.quantum)
 }
 
 /// Interns NUMA node numbers, which have gaps, and completes the distances:

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::runtime::last_line;
 use super::{LaunchError, Root, Runtime};
-use crate::model::Record;
+use crate::model::{Exit, Record};
 
 /// What a workload's folder holds besides while it runs.
 const STREAMS: [&str; 7] = [
@@ -157,6 +157,16 @@ impl Folder {
     /// It is gone or unreadable.
     pub fn record(&self) -> Result<Record, LaunchError> {
         self.read("record.json")
+    }
+
+    /// Writes how it ended, before the ledger is told.
+    pub(crate) fn save_exit(&self, exit: &Exit) -> Result<(), LaunchError> {
+        self.write("exit.json", exit)
+    }
+
+    /// Reads how it ended, if somebody saw it.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        self.read("exit.json").ok()
     }
 
     /// Writes the bundle.

@@ -28,6 +28,7 @@ mod spec;
 pub(crate) use cgroup::Cgroup;
 pub use container::{Container, Folder};
 pub use edits::{MergeError, merge};
+pub(crate) use mounts::check_plugin_mounts;
 pub use mounts::{BindMount, MountError, check_user_mount};
 pub(crate) use proof::prove;
 pub use rootfs::Root;

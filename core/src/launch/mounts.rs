@@ -5,6 +5,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::LaunchError;
+use crate::model::Edits;
+
 /// A file or folder of the host in a container. The source is canonical.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindMount {
@@ -75,6 +78,44 @@ pub fn check_user_mount(text: &str, state: &Path) -> Result<BindMount, MountErro
         target: target.to_owned(),
         read_only,
     })
+}
+
+/// Looks at the files that a plugin wants mounted (S5): there, what they say
+/// they are, and nobody's but root's.
+///
+/// # Errors
+/// The rule that one breaks.
+pub(crate) fn check_plugin_mounts(edits: &Edits, state: &Path) -> Result<(), LaunchError> {
+    for mount in &edits.mounts {
+        let source = Path::new(&mount.source);
+        let refuse = |why: String| {
+            Err(LaunchError::Forbidden(format!(
+                "a plugin wants {} mounted: {why}",
+                mount.source
+            )))
+        };
+        let real = match source.canonicalize() {
+            Ok(real) => real,
+            Err(error) => return refuse(error.to_string()),
+        };
+        if real != source {
+            return refuse(format!("it is a symbolic link to {}", real.display()));
+        }
+        let meta = match std::fs::symlink_metadata(source) {
+            Ok(meta) => meta,
+            Err(error) => return refuse(error.to_string()),
+        };
+        if !(meta.is_file() || meta.is_dir()) {
+            return refuse("it is neither a regular file nor a folder".into());
+        }
+        if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+            return refuse("others than root can change it".into());
+        }
+        if let Err(why) = check_source(&real, state) {
+            return refuse(why);
+        }
+    }
+    Ok(())
 }
 
 /// Is this an absolute path with nothing clever in it?
@@ -156,6 +197,45 @@ mod tests {
         assert_eq!(
             (mount.source.to_str(), mount.read_only),
             (Some("/usr"), true)
+        );
+    }
+
+    #[test]
+    fn a_plugins_mounts_are_roots_own_plain_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let check = |source: &Path| {
+            let mount = crate::model::Mount {
+                source: source.display().to_string(),
+                target: "/x".into(),
+            };
+            let edits = Edits {
+                mounts: vec![mount],
+                ..Edits::default()
+            };
+            check_plugin_mounts(&edits, Path::new("/var/lib/divvy-test")).map_err(|e| e.to_string())
+        };
+        let file = dir.path().join("lib.so");
+        std::fs::write(&file, "").unwrap();
+        if crate::sys::is_root() {
+            assert_eq!(check(&file), Ok(()));
+        }
+        let link = dir.path().join("link.so");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(check(&link).unwrap_err().contains("symbolic link"));
+        assert!(
+            check(&dir.path().join("none"))
+                .unwrap_err()
+                .contains("No such file")
+        );
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(check(&file).unwrap_err().contains("others than root"));
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(
+            check(&socket)
+                .unwrap_err()
+                .contains("neither a regular file")
         );
     }
 

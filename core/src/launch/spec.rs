@@ -217,6 +217,8 @@ fn env(job: &Job, edits: &Edits) -> Vec<String> {
         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     )]);
     vars.insert("HOSTNAME", &job.name);
+    // runc would look it up in the image; others leave it out.
+    vars.insert("HOME", if job.user.uid == 0 { "/root" } else { "/" });
     if job.tty {
         vars.insert("TERM", "xterm");
     }

@@ -182,6 +182,9 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         eprintln!("{error}");
     }
     launch::disassemble(folder);
+    if let Err(error) = folder.save_exit(&exit) {
+        eprintln!("{error}");
+    }
     if let Err(error) = agent::settle(
         &settings.state,
         &settings.plugins,
