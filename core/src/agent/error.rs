@@ -63,7 +63,9 @@ pub enum AgentError {
     #[error("{0}")]
     Root(String),
     /// Something of ours that needs root.
-    #[error("divvy {0} needs root: it makes cgroups and namespaces; try: sudo divvy {0} …")]
+    #[error(
+        "divvy {0} needs root, who alone may read the ledger and make cgroups and namespaces; try: sudo divvy {0} …"
+    )]
     NeedsRoot(&'static str),
     /// Edits that contradict each other.
     #[error(transparent)]

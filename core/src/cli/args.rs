@@ -31,25 +31,37 @@ pub(super) struct Args {
 #[derive(Debug, ClapArgs)]
 pub(super) struct Global {
     /// Answer as JSON, for programs
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     pub(super) json: bool,
     /// Where Divvy keeps its ledger and workloads
     #[arg(
         long,
         global = true,
+        help_heading = "Everywhere",
         value_name = "DIR",
         env = "DIVVY_STATE",
         default_value = "/var/lib/divvy"
     )]
     pub(super) state: PathBuf,
     /// Where the plugins are [default: ../lib/divvy/plugins beside divvy, then /usr/lib/divvy/plugins]
-    #[arg(long, global = true, value_name = "DIR", env = "DIVVY_PLUGIN_DIR")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "DIR",
+        env = "DIVVY_PLUGIN_DIR"
+    )]
     pub(super) plugin_dir: Option<PathBuf>,
     /// A plugin's setting, such as cpu.reserved_cores=1 (repeatable); `divvy plugin list` names them
-    #[arg(long = "set", global = true, value_name = "PLUGIN.KEY=VALUE")]
+    #[arg(
+        long = "set",
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "PLUGIN.KEY=VALUE"
+    )]
     pub(super) set: Vec<String>,
     /// Say more on stderr; twice: much more
-    #[arg(long, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, global = true, help_heading = "Everywhere", action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
 }
 
