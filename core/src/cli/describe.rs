@@ -41,13 +41,15 @@ async fn device(global: &Global, agent: &crate::agent::Agent, name: &str) -> Res
         return Ok(0);
     }
     let device = &view.device.device;
-    println!("device      {}", view.device.name());
-    println!("model       {}", printable(&device.model));
-    println!("kind        {}", printable(&device.kind));
+    say!("device      {}", view.device.name());
+    say!("model       {}", printable(&device.model));
+    say!("kind        {}", printable(&device.kind));
     for (capacity, u) in &view.usage {
-        println!(
+        say!(
             "{capacity:<11} {} held, {} reserved, of {}",
-            u.used, u.reserved, u.total
+            u.used,
+            u.reserved,
+            u.total
         );
     }
     for (key, attribute) in &device.attributes {
@@ -61,29 +63,29 @@ async fn device(global: &Global, agent: &crate::agent::Agent, name: &str) -> Res
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned);
         let unit = attribute.unit.as_deref().unwrap_or("");
-        println!("{key:<11} {} {unit}", printable(&value));
+        say!("{key:<11} {} {unit}", printable(&value));
     }
-    println!("held by     {}", view.holders.join(" "));
+    say!("held by     {}", view.holders.join(" "));
     if let Some(closed) = view.closed {
-        println!("closed      {}", printable(&closed));
+        say!("closed      {}", printable(&closed));
     }
     Ok(0)
 }
 
 fn show(record: &Record) {
-    println!("name        {}", record.name);
-    println!("id          {}", record.id);
-    println!("state       {}", ps::state(record));
-    println!("created     {} ago", ago(record.created_ms));
-    println!("command     {}", printable(&record.command.join(" ")));
-    println!("root        {}", printable(&record.root));
-    println!("launcher    {}, {}", record.launcher, record.runtime);
+    say!("name        {}", record.name);
+    say!("id          {}", record.id);
+    say!("state       {}", ps::state(record));
+    say!("created     {} ago", ago(record.created_ms));
+    say!("command     {}", printable(&record.command.join(" ")));
+    say!("root        {}", printable(&record.root));
+    say!("launcher    {}, {}", record.launcher, record.runtime);
     if let Some(pid) = record.pid {
-        println!("pid         {pid}");
+        say!("pid         {pid}");
     }
     for slice in &record.slices {
         let unit = if slice.part.slot == "mem" { "byte" } else { "" };
-        println!(
+        say!(
             "slice       {} {} on {}",
             slice.part.slot,
             format_amount(slice.part.amount, unit),
@@ -93,22 +95,23 @@ fn show(record: &Record) {
     for edits in record.edits.values() {
         let limits = &edits.resources;
         if let Some(cpus) = &limits.cpuset_cpus {
-            println!("cpus        {cpus}");
+            say!("cpus        {cpus}");
         }
         if let Some(mems) = &limits.cpuset_mems {
-            println!("numa nodes  {mems}");
+            say!("numa nodes  {mems}");
         }
         if let Some(quota) = limits.cpu_quota {
-            println!(
+            say!(
                 "quota       {} µs in every {} µs",
-                quota.quota_us, quota.period_us
+                quota.quota_us,
+                quota.period_us
             );
         }
         if let Some(bytes) = limits.memory_bytes {
-            println!("memory      {bytes} bytes");
+            say!("memory      {bytes} bytes");
         }
         for node in &edits.device_nodes {
-            println!(
+            say!(
                 "node        {} ({}:{})",
                 printable(&node.path),
                 node.major,
@@ -118,19 +121,19 @@ fn show(record: &Record) {
     }
     let Some(exit) = &record.exit else { return };
     if let Some(reason) = &exit.reason {
-        println!("ended       {}", printable(reason));
+        say!("ended       {}", printable(reason));
     }
     let ms = |us: u64| format!("{}.{:03} s", us / 1_000_000, us / 1000 % 1000);
     if let Some(cpu) = exit.usage.cpu_us {
-        println!("cpu time    {}", ms(cpu));
+        say!("cpu time    {}", ms(cpu));
     }
     if let Some(wall) = exit.usage.wall_us {
-        println!("wall time   {}", ms(wall));
+        say!("wall time   {}", ms(wall));
     }
     if let Some(peak) = exit.usage.memory_peak_bytes {
-        println!("memory peak {peak} bytes");
+        say!("memory peak {peak} bytes");
     }
     for file in &exit.discarded {
-        println!("discarded   {}", printable(file));
+        say!("discarded   {}", printable(file));
     }
 }

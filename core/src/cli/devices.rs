@@ -55,15 +55,13 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     }
     print_table(&shown);
     if records.is_none() {
-        eprintln!(
-            "divvy: what is held is in the ledger, which only root can read: sudo divvy devices"
-        );
+        tell!("divvy: what is held is in the ledger, which only root can read: sudo divvy devices");
     }
     for problem in problems {
-        eprintln!("divvy: {problem}");
+        tell!("divvy: {problem}");
     }
     for (_, error) in failed.iter().filter(|(_, e)| !e.is_absent()) {
-        eprintln!(
+        tell!(
             "divvy: {} [{}]",
             printable(&error.to_string()),
             error.code()

@@ -82,9 +82,9 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
                 Verdict::Note => "note",
                 Verdict::Bad => "BAD ",
             };
-            println!("{mark}  {}", printable(&finding.what));
+            say!("{mark}  {}", printable(&finding.what));
             if let Some(remedy) = &finding.remedy {
-                println!("      → {remedy}");
+                say!("      → {remedy}");
             }
         }
     }

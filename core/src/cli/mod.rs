@@ -13,6 +13,22 @@
 //! | 126, 127 | the command cannot be executed, was not found (as Docker's) |
 //! | 128 + n | it was ended by signal n |
 
+/// Prints a line; a reader who has gone is no reason to panic.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
+/// As `say!`, on stderr.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod args;
 mod completions;
 mod describe;
@@ -56,7 +72,7 @@ pub fn main() -> ExitCode {
     log(args.global.verbose);
     // What our parent left open stays with us (S6).
     if let Err(error) = sys::inherit_nothing() {
-        eprintln!("divvy: /proc cannot be read: {error}");
+        tell!("divvy: /proc cannot be read: {error}");
         return ExitCode::from(FAILED);
     }
     let json = args.global.json;

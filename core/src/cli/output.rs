@@ -41,12 +41,12 @@ impl Failure {
             Self::Words { code, message } => (*code, message.clone()),
         };
         if json {
-            eprintln!(
+            tell!(
                 "{}",
                 json!({ "error": { "code": code, "message": message } })
             );
         } else {
-            eprintln!("divvy: {} [{code}]", printable(&message));
+            tell!("divvy: {} [{code}]", printable(&message));
         }
     }
 }
@@ -54,8 +54,8 @@ impl Failure {
 /// Prints a document.
 pub(super) fn print_json(document: &impl Serialize) {
     match serde_json::to_string_pretty(document) {
-        Ok(text) => println!("{text}"),
-        Err(error) => eprintln!("divvy: cannot be written as JSON: {error}"),
+        Ok(text) => say!("{text}"),
+        Err(error) => tell!("divvy: cannot be written as JSON: {error}"),
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
 /// Prints a table without trailing blanks.
 pub(super) fn print_table(table: &Table) {
     for line in table.lines() {
-        println!("{}", line.trim());
+        say!("{}", line.trim());
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
         );
         return Ok(0);
     }
-    println!("in {}:", agent.plugins().folder.display());
+    say!("in {}:", agent.plugins().folder.display());
     let mut shown = table(["NAME", "VERSION", "DEVICES", "SLOTS", "STATE"]);
     for client in agent.plugins().clients() {
         let manifest = inventory.plugins.get(client.name());
@@ -91,7 +91,7 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
     print_table(&shown);
     for (plugin, manifest) in &inventory.plugins {
         for key in &manifest.config {
-            println!(
+            say!(
                 "  --set {plugin}.{}=…  {}",
                 key.name,
                 printable(&key.summary)
@@ -99,7 +99,7 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
         }
     }
     for line in refused {
-        eprintln!("divvy: {}", printable(&line));
+        tell!("divvy: {}", printable(&line));
     }
     Ok(0)
 }

@@ -21,7 +21,7 @@ pub(super) async fn run(global: &Global, args: &Ps) -> Result<u8, Failure> {
         return Ok(0);
     }
     if args.quiet {
-        records.iter().for_each(|r| println!("{}", r.name));
+        records.iter().for_each(|r| say!("{}", r.name));
         return Ok(0);
     }
     let mut shown = table([

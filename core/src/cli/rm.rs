@@ -24,7 +24,7 @@ pub(super) async fn run(global: &Global, args: &Rm) -> Result<u8, Failure> {
         }
         agent.remove(&record)?;
         if !global.json {
-            println!("{}", record.name);
+            say!("{}", record.name);
         }
     }
     if global.json {

@@ -34,7 +34,7 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
         _ => agent.run(request).await?,
     };
     for note in &started.notes {
-        eprintln!("divvy: note: {}", printable(note));
+        tell!("divvy: note: {}", printable(note));
     }
     tracing::info!(
         "{}: {} with {}, {}",
@@ -45,7 +45,7 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     );
     if args.detach {
         started.go().await?;
-        println!("{}", started.record.name);
+        say!("{}", started.record.name);
         return Ok(0);
     }
     let gone = |e| AgentError::System("its monitor cannot be reached", e);
@@ -344,17 +344,17 @@ fn report(record: &Record, exit: &Exit) -> u8 {
         let limit = record.asked.get("mem").map_or_else(String::new, |m| {
             format!(" of {}", crate::model::format_amount(*m, "byte"))
         });
-        eprintln!(
+        tell!(
             "divvy: out of memory: the kernel stopped a process of {} because it exceeded its memory{limit}; ask for more with --mem",
             record.name
         );
     }
     if let Some(reason) = &exit.reason {
-        eprintln!("divvy: {}: {reason}", record.name);
+        tell!("divvy: {}: {reason}", record.name);
     }
     if record.root == "host" && !exit.discarded.is_empty() {
         let names: Vec<String> = exit.discarded.iter().map(|n| printable(n)).collect();
-        eprintln!(
+        tell!(
             "divvy: discarded, because written outside the current folder: {}",
             names.join(" ")
         );

@@ -69,11 +69,9 @@ async fn check(global: &Global) -> Result<u8, Failure> {
     if global.json {
         print_json(&json!({ "records": records.len(), "problems": found }));
     } else if found.is_empty() {
-        println!("{} records, all well", records.len());
+        say!("{} records, all well", records.len());
     } else {
-        found
-            .iter()
-            .for_each(|line| println!("{}", printable(line)));
+        found.iter().for_each(|line| say!("{}", printable(line)));
     }
     Ok(u8::from(!found.is_empty()))
 }
@@ -86,12 +84,12 @@ fn rebuild(global: &Global) -> Result<u8, Failure> {
         return Ok(code);
     }
     if let Some(aside) = rebuilt.set_aside {
-        println!("the old ledger is now {}", aside.display());
+        say!("the old ledger is now {}", aside.display());
     }
-    println!("the new ledger has {} records", rebuilt.records.len());
+    say!("the new ledger has {} records", rebuilt.records.len());
     rebuilt
         .unreadable
         .iter()
-        .for_each(|line| println!("could not be read: {}", printable(line)));
+        .for_each(|line| say!("could not be read: {}", printable(line)));
     Ok(code)
 }

@@ -17,7 +17,7 @@ pub(super) async fn run(global: &Global, args: &Stop) -> Result<u8, Failure> {
         let record = agent.find(name).await?;
         let exit = stop(&agent, &record, args.grace()).await?;
         if !global.json {
-            println!("{}", record.name);
+            say!("{}", record.name);
         }
         stopped.push(json!({ "name": record.name, "exit": exit }));
     }

@@ -129,6 +129,13 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         if let Err(error) = wait_for_go(&made, control).await {
             let _ = container.delete();
             launch::disassemble(folder);
+            // Read only if the ledger says `running` already.
+            let exit = Exit {
+                reason: Some("the command that started it was ended before it ran".into()),
+                at_ms: sys::now_ms(),
+                ..Exit::default()
+            };
+            folder.save_exit(&exit).map_err(failed("settled"))?;
             return Err(error);
         }
         if let Err(error) = start(&container).await {
