@@ -81,6 +81,11 @@ pub enum AgentError {
         /// Something had been begun and was undone.
         undone: bool,
     },
+    /// A plugin that has something to release is not there.
+    #[error(
+        "the plugin {0} is not in the plugin folder, or was refused; its slices stay closed until it is back: divvy plugin list"
+    )]
+    PluginGone(String),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -129,6 +134,7 @@ impl AgentError {
             Self::Plugins(OpenError::Find(_)) => "plugin_folder",
             Self::Plugins(_) => "invalid_setting",
             Self::Plugin { error, .. } => error.code(),
+            Self::PluginGone(_) => "plugin_gone",
             Self::Ledger(error) => error.code(),
             Self::Launch(error) => error.code(),
             Self::Mount(_) => "invalid_mount",

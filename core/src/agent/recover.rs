@@ -8,7 +8,7 @@
 use std::fs::File;
 
 use super::{Agent, AgentError, settle};
-use crate::launch::{Cgroup, Folder};
+use crate::launch::{Cgroup, Container, Folder};
 use crate::model::{Exit, Record, State};
 use crate::{monitor, sys};
 
@@ -25,6 +25,7 @@ impl Agent {
     pub async fn recover(&self) -> Result<(), AgentError> {
         let records = self.ledger.records()?;
         self.sweep(&records);
+        self.plugins.set_held(&records);
         for record in records.into_iter().filter(Record::holds) {
             let folder = self.folder(&record.id);
             match folder.try_lock() {
@@ -75,7 +76,9 @@ impl Agent {
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let same_boot = record.boot_id == boot;
 
-        if record.state == State::Running && same_boot && is_alive(&record) {
+        let container = folder.container().ok();
+        let waits = || container.as_ref().is_some_and(Container::waits);
+        if record.state == State::Running && same_boot && is_alive(&record) && !waits() {
             tracing::info!(
                 "{}: its monitor is gone; another follows it now",
                 record.name
@@ -84,8 +87,10 @@ impl Agent {
             return Ok(());
         }
         // Nothing of it runs. Whatever the runtime still has of it, goes.
-        if same_boot && let Ok(container) = folder.container() {
-            container.delete()?;
+        match container {
+            Some(container) if same_boot => container.delete()?,
+            Some(container) => container.forget(),
+            None => {}
         }
         if record.state == State::Preparing {
             settle::release(&self.plugins, &record).await?;

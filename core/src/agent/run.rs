@@ -1,6 +1,6 @@
 //! From a request to a running container.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,13 +10,14 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{Agent, AgentError, settle};
-use crate::allocate::{Demand, Snapshot, allocate};
+use crate::allocate::{Demand, Refusal, RefusalCode, Snapshot, allocate};
 use crate::launch::{
     self, BindMount, Container, Folder, Identity, Job, LaunchError, Network, Root, Runtime, Wanted,
     image, merge,
 };
 use crate::model::{
-    Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
+    Amount, Edits, Inventory, Record, Request, State, check_workload_name, format_amount,
+    new_allocation_id,
 };
 use crate::plugin::validate;
 use crate::{frames, monitor, sys};
@@ -123,6 +124,9 @@ impl Started {
     }
 }
 
+/// Environment variables, by name.
+pub(super) type Variables = Vec<(String, String)>;
+
 /// What is known of a workload before anything is taken.
 struct Plan {
     name: String,
@@ -159,7 +163,7 @@ impl Agent {
             }
         };
         match self
-            .launch(&folder, lock, plan, record.clone(), &inventory)
+            .launch(&folder, &lock, plan, record.clone(), &inventory)
             .await
         {
             Ok(started) => Ok(started),
@@ -174,6 +178,23 @@ impl Agent {
                 })
             }
         }
+    }
+
+    /// Checks `NAME=VALUE` texts for a process of a workload that runs.
+    ///
+    /// # Errors
+    /// One is malformed, or only plugins may set it.
+    pub async fn check_env(&self, texts: Vec<String>) -> Result<Variables, AgentError> {
+        let (inventory, _) = self.inventory().await;
+        let mut env = Variables::new();
+        for text in texts {
+            let Some((name, value)) = text.split_once('=') else {
+                return Err(AgentError::Env(text));
+            };
+            check_variable(name, value, &inventory)?;
+            env.push((name.to_owned(), value.to_owned()));
+        }
+        Ok(env)
     }
 
     /// Checks all that can be checked without taking anything.
@@ -195,7 +216,7 @@ impl Agent {
             id: id.to_owned(),
             name: name.clone(),
             command: request.command.clone(),
-            env: self.user_env(request, inventory)?,
+            env: user_env(request, inventory)?,
             workdir: "/".into(),
             user: request.caller.clone(),
             mounts: request.mounts.clone(),
@@ -267,31 +288,6 @@ impl Agent {
         })
     }
 
-    /// The user's own variables: what was inherited, less what is reserved,
-    /// then `-e`, of which a reserved one is an error.
-    fn user_env(
-        &self,
-        request: &RunRequest,
-        inventory: &Inventory,
-    ) -> Result<Vec<(String, String)>, AgentError> {
-        let mut env: BTreeMap<String, String> = BTreeMap::new();
-        for (name, value) in &request.inherited {
-            if validate::env_name(name) && !reserved(name, inventory) && !value.contains('\0') {
-                env.insert(name.clone(), value.clone());
-            }
-        }
-        for (name, value) in &request.env {
-            if !validate::env_name(name) || value.contains('\0') {
-                return Err(AgentError::Env(format!("{name}={value}")));
-            }
-            if reserved(name, inventory) {
-                return Err(AgentError::ReservedEnv(name.clone()));
-            }
-            env.insert(name.clone(), value.clone());
-        }
-        Ok(env.into_iter().collect())
-    }
-
     /// Decides and writes the intent, in one transaction.
     fn reserve(
         &self,
@@ -327,7 +323,7 @@ impl Agent {
                     }) {
                         return Err(error.into());
                     }
-                    let held_by = holders(&held, &refusal.slot);
+                    let held_by = holders(&held, &refusal, inventory);
                     return Err(AgentError::Refused { refusal, held_by });
                 }
             };
@@ -361,7 +357,7 @@ impl Agent {
     async fn launch(
         &self,
         folder: &Folder,
-        lock: File,
+        lock: &File,
         plan: Plan,
         mut record: Record,
         inventory: &Inventory,
@@ -392,7 +388,11 @@ impl Agent {
             .and_then(|bytes| std::fs::write(&path, bytes))
             .map_err(LaunchError::file("cannot write", &path))?;
 
-        let control = monitor::spawn(&self.settings.exe, folder, lock, false)?;
+        // Both hold it until this is proven and written; then the monitor does.
+        let shared = lock
+            .try_clone()
+            .map_err(LaunchError::file("cannot lock", &folder.path))?;
+        let control = monitor::spawn(&self.settings.exe, folder, shared, false)?;
         control
             .set_nonblocking(true)
             .map_err(|e| AgentError::System("the monitor's socket", e))?;
@@ -486,6 +486,9 @@ impl Agent {
     /// is tried again by [`recover`](Agent::recover).
     async fn undo(&self, folder: &Folder, record: &Record) {
         let undone = async {
+            if let Ok(container) = folder.container() {
+                container.delete()?;
+            }
             settle::release(&self.plugins, record).await?;
             self.ledger.transact(|t| {
                 t.remove(&record.id);
@@ -530,6 +533,32 @@ fn identity(user: &str, root: &Root) -> Result<Identity, AgentError> {
     })
 }
 
+/// The user's own variables: what was inherited, less what is reserved, then
+/// `-e`, of which a reserved one is an error.
+fn user_env(request: &RunRequest, inventory: &Inventory) -> Result<Variables, AgentError> {
+    let mut env: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in &request.inherited {
+        if validate::env_name(name) && !reserved(name, inventory) && !value.contains('\0') {
+            env.insert(name.clone(), value.clone());
+        }
+    }
+    for (name, value) in &request.env {
+        check_variable(name, value, inventory)?;
+        env.insert(name.clone(), value.clone());
+    }
+    Ok(env.into_iter().collect())
+}
+
+fn check_variable(name: &str, value: &str, inventory: &Inventory) -> Result<(), AgentError> {
+    if !validate::env_name(name) || value.contains('\0') {
+        return Err(AgentError::Env(format!("{name}={value}")));
+    }
+    if reserved(name, inventory) {
+        return Err(AgentError::ReservedEnv(name.to_owned()));
+    }
+    Ok(())
+}
+
 /// Is this a variable that only plugins set?
 fn reserved(name: &str, inventory: &Inventory) -> bool {
     let upper = name.to_ascii_uppercase();
@@ -542,17 +571,22 @@ fn reserved(name: &str, inventory: &Inventory) -> bool {
             })
 }
 
-/// `name (amount), …` of the workloads that hold some of a slot.
-fn holders(held: &[&Record], slot: &str) -> Option<String> {
-    let names: BTreeSet<String> = held
+/// `name (amount), …` of the workloads that hold what is short.
+fn holders(held: &[&Record], refusal: &Refusal, inventory: &Inventory) -> Option<String> {
+    let short = matches!(
+        refusal.code,
+        RefusalCode::Insufficient | RefusalCode::Fragmented
+    );
+    let unit = &inventory.slot(&refusal.slot).filter(|_| short)?.unit;
+    let names: Vec<String> = held
         .iter()
         .filter_map(|r| {
-            let mine = r.slices.iter().filter(|s| s.part.slot == slot);
-            let amount: crate::model::Amount = mine.map(|s| s.part.amount).sum();
-            (!amount.is_zero()).then(|| format!("{} ({amount})", r.name))
+            let mine = r.slices.iter().filter(|s| s.part.slot == refusal.slot);
+            let amount: Amount = mine.map(|s| s.part.amount).sum();
+            (!amount.is_zero()).then(|| format!("{} ({})", r.name, format_amount(amount, unit)))
         })
         .collect();
-    (!names.is_empty()).then(|| names.into_iter().collect::<Vec<_>>().join(", "))
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// The host's own root: the job runs as the caller in the current folder,

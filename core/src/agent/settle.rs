@@ -24,7 +24,7 @@ pub async fn settle(
     exit: Exit,
 ) -> Result<(), AgentError> {
     let ledger = Ledger::new(state);
-    let record = ledger.transact(|t| {
+    let found = ledger.transact(|t| {
         let Some(record) = t.get(id) else {
             return Ok::<_, AgentError>(None);
         };
@@ -33,11 +33,16 @@ pub async fn settle(
         record.pid = None;
         record.exit.get_or_insert(exit);
         t.put(record.clone());
-        Ok(Some(record))
+        Ok(Some((record, t.records().to_vec())))
     })?;
-    let Some(record) = record else { return Ok(()) };
+    let Some((record, all)) = found else {
+        return Ok(());
+    };
     let released = match Set::open(plugins) {
-        Ok(set) => release(&set, &record).await,
+        Ok(set) => {
+            set.set_held(&all);
+            release(&set, &record).await
+        }
         Err(error) => Err(error.into()),
     };
     if let Err(error) = released {
@@ -54,9 +59,9 @@ pub async fn settle(
 pub(super) async fn release(plugins: &Set, record: &Record) -> Result<(), AgentError> {
     for name in record.plugins() {
         let Some(client) = plugins.get(name) else {
-            // Its plugin was taken away: there is nobody to ask, and nothing
-            // of it that could still hold anything.
-            continue;
+            // Taken away, or refused: what it made for this workload may still
+            // be there, and nobody else can tell.
+            return Err(AgentError::PluginGone(name.to_owned()));
         };
         let slices = record.slices_of(name);
         client

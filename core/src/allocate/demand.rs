@@ -17,10 +17,11 @@ impl Demand {
     pub fn resolve(snapshot: &Snapshot, request: &Request) -> Result<Self, Box<Refusal>> {
         let mut asked: Vec<Option<Amount>> = vec![None; snapshot.slots.len()];
         for (name, amount) in &request.slots {
+            // 0 means "not asked".
+            if amount.is_zero() {
+                continue;
+            }
             let Some(ix) = snapshot.slot(name) else {
-                if amount.is_zero() {
-                    continue;
-                }
                 return Err(Box::new(unknown(snapshot, name)));
             };
             asked[ix.0] = Some(*amount);

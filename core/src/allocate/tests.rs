@@ -236,6 +236,20 @@ fn defaults_are_one_core_and_its_share_of_memory() {
 }
 
 #[test]
+fn nothing_asked_is_the_default_too() {
+    let snapshot = Snapshot::new(&machine(1, 4, 1000));
+    let request = Request {
+        slots: [("cpu".to_owned(), Amount::ZERO)].into(),
+    };
+    let demand = Demand::resolve(&snapshot, &request).unwrap();
+    let amounts: Vec<_> = demand
+        .amounts(&snapshot)
+        .map(|(n, a)| format!("{n}={a}"))
+        .collect();
+    assert_eq!(amounts, ["cpu=1", "mem=250"]);
+}
+
+#[test]
 fn off_quantum_and_unknown_say_what_is_right() {
     let snapshot = Snapshot::new(&machine(1, 4, 1000));
     let resolve = |slot: &str, a: &str| {
@@ -306,7 +320,7 @@ proptest! {
     #[test]
     fn grants_are_exact_and_never_overlap(
         nodes in 1u32..4, cores in 1u32..5,
-        steps in prop::collection::vec((0u32..450, 0u64..120, any::<bool>(), any::<prop::sample::Index>()), 1..40),
+        steps in prop::collection::vec((1u32..450, 1u64..120, any::<bool>(), any::<prop::sample::Index>()), 1..40),
     ) {
         let inventory = machine(nodes, cores, 100);
         let mut held: Vec<Vec<Slice>> = Vec::new();

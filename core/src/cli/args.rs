@@ -265,7 +265,7 @@ pub(super) struct Logs {
 
 /// `divvy exec`.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Examples:\n  divvy exec train nvidia-smi\n  divvy exec -it train bash")]
+#[command(after_help = "Examples:\n  divvy exec train ps aux\n  divvy exec -it train bash")]
 pub(super) struct Exec {
     /// Keep standard input open for it (it always is)
     #[arg(short, long)]

@@ -7,7 +7,7 @@ use super::output::Failure;
 use super::terminal::Terminal;
 use super::{agent, need_root};
 use crate::agent::AgentError;
-use crate::launch::check_workdir;
+use crate::launch::{self, check_workdir};
 use crate::model::State;
 
 pub(super) async fn run(global: &Global, args: Exec) -> Result<u8, Failure> {
@@ -36,23 +36,20 @@ pub(super) async fn run(global: &Global, args: Exec) -> Result<u8, Failure> {
         .get_mut("process")
         .map(Value::take)
         .unwrap_or_default();
-    process["args"] = args.command.into();
+    process["args"] = launch::init_args(&args.command).into();
     process["terminal"] = args.tty.into();
     if let Some(dir) = args.workdir {
         check_workdir(&dir)?;
         process["cwd"] = dir.into();
     }
-    for text in args.env {
-        if !text
-            .split_once('=')
-            .is_some_and(|(name, _)| crate::plugin::validate::env_name(name))
-        {
-            return Err(AgentError::Env(text).into());
-        }
-        if let Some(env) = process["env"].as_array_mut() {
-            let name = text.split('=').next().unwrap_or_default().to_owned() + "=";
-            env.retain(|v| !v.as_str().is_some_and(|v| v.starts_with(&name)));
-            env.push(text.into());
+    if !args.env.is_empty() {
+        let env = agent.check_env(args.env).await?;
+        if let Some(all) = process["env"].as_array_mut() {
+            for (name, value) in env {
+                let mine = format!("{name}=");
+                all.retain(|v| !v.as_str().is_some_and(|v| v.starts_with(&mine)));
+                all.push((mine + &value).into());
+            }
         }
     }
     let file = folder

@@ -124,7 +124,7 @@ fn need_root(verb: &'static str) -> Result<(), AgentError> {
     }
 }
 
-/// Warnings by default; more with `-v`, or what `DIVVY_LOG` says.
+/// Warnings by default; more with `--verbose`, or what `DIVVY_LOG` says.
 fn log(verbose: u8) {
     use tracing_subscriber::EnvFilter;
     let default = match verbose {

@@ -24,7 +24,7 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
             .iter()
             .filter(|d| d.plugin == name)
             .count();
-        let crashes = client.crashes().await;
+        let crashes = client.crashes();
         let status = client.status().await;
         rows.push(json!({
             "name": name,
@@ -63,7 +63,7 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
         let state = match (error, client.status().await) {
             (Some(e), _) if e.is_absent() => format!("absent: {e}"),
             (Some(e), _) => e.to_string(),
-            (None, Status::Ready | Status::Idle) => match client.crashes().await.last() {
+            (None, Status::Ready | Status::Idle) => match client.crashes().last() {
                 Some(last) => format!("ready; crashed before in {}: {}", last.during, last.reason),
                 None => "ready".into(),
             },

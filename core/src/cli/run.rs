@@ -303,6 +303,7 @@ async fn follow(
             Ok(Some(Event::Stdout(data))) => write(&mut std::io::stdout(), &data),
             Ok(Some(Event::Stderr(data))) => write(&mut std::io::stderr(), &data),
             Ok(Some(Event::Exit(exit))) => break Some(*exit),
+            Ok(Some(Event::Joined)) => {}
             Ok(None) | Err(_) => break None,
         }
     };

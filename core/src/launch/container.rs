@@ -159,6 +159,16 @@ impl Folder {
         self.read("record.json")
     }
 
+    /// Where the container has something mounted.
+    pub(crate) fn mount_points(&self) -> Vec<String> {
+        let spec: Option<Spec> = self.read("bundle/config.json").ok();
+        let mounts = spec.and_then(|s| s.mounts().clone()).unwrap_or_default();
+        mounts
+            .iter()
+            .map(|m| m.destination().display().to_string())
+            .collect()
+    }
+
     /// Writes how it ended, before the ledger is told.
     pub(crate) fn save_exit(&self, exit: &Exit) -> Result<(), LaunchError> {
         self.write("exit.json", exit)
@@ -256,6 +266,24 @@ impl Container {
             ["kill".into(), self.id.clone().into(), signal.into()],
             "signalled",
         )
+    }
+
+    /// Does its process still wait for `start`?
+    pub(crate) fn waits(&self) -> bool {
+        let mut state = self
+            .runtime
+            .command(["state".into(), self.id.clone().into()]);
+        let output = state.stdin(Stdio::null()).output();
+        let document: Option<serde_json::Value> = output
+            .ok()
+            .and_then(|o| serde_json::from_slice(&o.stdout).ok());
+        document.is_some_and(|d| d["status"] == "created")
+    }
+
+    /// Removes what the runtime remembers of a container that a restart of the
+    /// machine ended.
+    pub(crate) fn forget(&self) {
+        let _ = fs::remove_dir_all(self.runtime.root.join(&self.id));
     }
 
     /// `delete --force`: it is gone, whatever it was. A container that does

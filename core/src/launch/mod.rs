@@ -37,7 +37,7 @@ pub(crate) use runtime::last_line;
 pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
 pub use signals::{signal_name, signal_number};
 pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
-pub(crate) use spec::{render, write_init};
+pub(crate) use spec::{init_args, render, write_init};
 
 use std::path::PathBuf;
 

@@ -181,6 +181,7 @@ fn unescape(text: &str) -> String {
 /// Files that were written to the private layer, by their names inside.
 pub(crate) fn discarded(folder: &Folder) -> Vec<String> {
     let upper = folder.layer().join("upper");
+    let mount_points = folder.mount_points();
     let (mut named, mut more) = (Vec::new(), 0usize);
     let mut todo = vec![upper.clone()];
     while let Some(dir) = todo.pop() {
@@ -194,13 +195,18 @@ pub(crate) fn discarded(folder: &Folder) -> Vec<String> {
             let path = entry.path();
             if kind.is_dir() {
                 todo.push(path);
-            } else if kind.is_file() || kind.is_symlink() {
-                if named.len() < NAMED {
-                    let inside = path.strip_prefix(&upper).unwrap_or(&path);
-                    named.push(format!("/{}", inside.display()));
-                } else {
-                    more += 1;
-                }
+                continue;
+            }
+            let inside = path.strip_prefix(&upper).unwrap_or(&path);
+            let inside = format!("/{}", inside.display());
+            // Not what the runtime made to mount a file on.
+            if !(kind.is_file() || kind.is_symlink()) || mount_points.contains(&inside) {
+                continue;
+            }
+            if named.len() < NAMED {
+                named.push(inside);
+            } else {
+                more += 1;
             }
         }
     }

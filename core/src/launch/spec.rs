@@ -152,8 +152,6 @@ pub(crate) fn render(
     rootfs: &Path,
     init: &Path,
 ) -> Result<Spec, LaunchError> {
-    let mut args = vec![INIT_PATH.to_owned(), "--".to_owned()];
-    args.extend(job.command.iter().cloned());
     let mut gids = job.user.groups.clone();
     gids.extend(&edits.additional_gids);
     gids.sort_unstable();
@@ -176,7 +174,7 @@ pub(crate) fn render(
         "process": {
             "terminal": job.tty,
             "user": { "uid": job.user.uid, "gid": job.user.gid, "additionalGids": gids },
-            "args": args,
+            "args": init_args(&job.command),
             "env": env(job, edits),
             "cwd": job.workdir,
             "noNewPrivileges": true,
@@ -202,6 +200,12 @@ pub(crate) fn render(
         step: "made",
         why: format!("its specification cannot be written: {e} (a bug; please report it)"),
     })
+}
+
+/// A command under the init, which says 126 or 127 where it cannot be run.
+pub(crate) fn init_args(command: &[String]) -> Vec<String> {
+    let init = [INIT_PATH, "--"].map(str::to_owned);
+    init.into_iter().chain(command.iter().cloned()).collect()
 }
 
 /// The container's cgroup, under each controller.

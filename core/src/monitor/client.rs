@@ -27,7 +27,11 @@ pub struct Signalled(OwnedWriteHalf);
 /// It has no monitor (any more).
 pub async fn attach(folder: &Folder) -> io::Result<(Attached, Signalled)> {
     let (read, write) = ask(folder, &Ask::Attach).await?.into_split();
-    Ok((Attached(read), Signalled(write)))
+    let mut attached = Attached(read);
+    match attached.next().await? {
+        Some(Event::Joined) => Ok((attached, Signalled(write))),
+        _ => Err(io::Error::other("the monitor does not speak as expected")),
+    }
 }
 
 /// Asks a workload to stop: its stop signal, then SIGKILL after `grace`.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -113,59 +114,50 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     // Before anyone can be told of the container.
     let listener = streams::bind(folder, "attach.sock").map_err(failed("made"))?;
 
-    let made = if adopt {
+    let mut made = if adopt {
         let pid = folder.record().map_err(failed("read"))?.pid;
         let pid = pid.ok_or_else(|| failed("read")("its record has no pid"))?;
         follow(folder, &container, pid).map_err(failed("followed"))?
     } else {
-        let made = match make(folder, &container).await {
+        match make(folder, &container).await {
             Ok(made) => made,
             Err(error) => {
-                let _ = container.delete();
-                launch::disassemble(folder);
+                take_down(&container, folder);
                 return Err(("made".into(), error));
             }
-        };
+        }
+    };
+    // Before it can print a word: whoever is attached misses none.
+    let workload = Arc::new(Workload {
+        pidfd: made.pidfd.try_clone().map_err(failed("followed"))?,
+        hub: Arc::clone(&made.hub),
+        writer: Mutex::new(std::mem::replace(&mut made.writer, Writer::None)),
+        stop_signal: container.stop_signal.clone(),
+    });
+    let clients: Clients = Arc::default();
+    let server = tokio::spawn(serve(listener, workload, Arc::clone(&clients)));
+    if !adopt {
         if let Err(error) = wait_for_go(&made, control).await {
-            let _ = container.delete();
-            launch::disassemble(folder);
+            take_down(&container, folder);
             // Read only if the ledger says `running` already.
-            let exit = Exit {
-                reason: Some("the command that started it was ended before it ran".into()),
-                at_ms: sys::now_ms(),
-                ..Exit::default()
-            };
-            folder.save_exit(&exit).map_err(failed("settled"))?;
+            let reason = "the command that started it was ended before it ran";
+            folder
+                .save_exit(&never_ran(None, reason))
+                .map_err(failed("settled"))?;
             return Err(error);
         }
         if let Err(error) = start(&container).await {
             // The workload is ours since the go: so is its end.
-            let _ = container.delete();
-            launch::disassemble(folder);
-            let exit = Exit {
-                code: Some(125),
-                reason: Some(error.1.clone()),
-                at_ms: sys::now_ms(),
-                ..Exit::default()
-            };
+            take_down(&container, folder);
+            let exit = never_ran(Some(125), &error.1);
             agent::settle(&settings.state, &settings.plugins, &container.id, exit)
                 .await
                 .map_err(failed("settled"))?;
             return Err(error);
         }
-        made
-    };
+    }
     let _ = frames::send_json(control, &Report::Started).await;
     let began = (!adopt).then(Instant::now);
-
-    let workload = Arc::new(Workload {
-        pidfd: made.pidfd.try_clone().map_err(failed("followed"))?,
-        hub: Arc::clone(&made.hub),
-        writer: Mutex::new(made.writer),
-        stop_signal: container.stop_signal.clone(),
-    });
-    let clients: Clients = Arc::default();
-    let server = tokio::spawn(serve(listener, Arc::clone(&workload), Arc::clone(&clients)));
     let code = ended(made.pidfd).await;
     for pump in made.pumps {
         let _ = timeout(DRAIN, pump).await;
@@ -210,6 +202,23 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         let _ = timeout(DRAIN, client).await;
     }
     Ok(())
+}
+
+/// Removes a container of which nothing ran.
+fn take_down(container: &Container, folder: &Folder) {
+    if let Err(error) = container.delete() {
+        eprintln!("{error}");
+    }
+    launch::disassemble(folder);
+}
+
+fn never_ran(code: Option<u8>, reason: &str) -> Exit {
+    Exit {
+        code,
+        reason: Some(reason.into()),
+        at_ms: sys::now_ms(),
+        ..Exit::default()
+    }
 }
 
 /// Makes the container; its process waits.
@@ -371,6 +380,13 @@ async fn client(stream: UnixStream, workload: Arc<Workload>) {
     let ask = timeout(DRAIN, frames::receive_json::<Ask>(&mut read)).await;
     let Ok(Ok(Some(ask))) = ask else { return };
     let mut events = workload.hub.join().await;
+    // From here on it misses nothing: say so, the agent waits for it.
+    let Ok(joined) = frames::frame(&Event::Joined.encode()) else {
+        return;
+    };
+    if write.write_all(&joined).await.is_err() {
+        return;
+    }
     if let Ask::Stop { grace_ms } = ask {
         tokio::spawn(stop(Arc::clone(&workload), Duration::from_millis(grace_ms)));
     } else {
@@ -387,10 +403,7 @@ async fn client(stream: UnixStream, workload: Arc<Workload>) {
         let Ok(frame) = frames::frame(&event) else {
             return;
         };
-        if tokio::io::AsyncWriteExt::write_all(&mut write, &frame)
-            .await
-            .is_err()
-        {
+        if write.write_all(&frame).await.is_err() {
             return;
         }
     }

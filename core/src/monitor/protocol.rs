@@ -55,6 +55,8 @@ pub(crate) enum Ask {
 /// Monitor to client, as data arrives.
 #[derive(Debug)]
 pub enum Event {
+    /// The client is attached: it misses nothing from here on.
+    Joined,
     /// Standard output, or everything of a terminal.
     Stdout(Vec<u8>),
     /// Standard error.
@@ -72,6 +74,7 @@ impl Event {
             bytes
         };
         match self {
+            Self::Joined => tagged(b'j', &[]),
             Self::Stdout(data) => tagged(b'o', data),
             Self::Stderr(data) => tagged(b'e', data),
             Self::Exit(exit) => tagged(b'x', &serde_json::to_vec(exit).unwrap_or_default()),
@@ -83,6 +86,7 @@ impl Event {
             return None;
         }
         match frame.remove(0) {
+            b'j' => Some(Self::Joined),
             b'o' => Some(Self::Stdout(frame)),
             b'e' => Some(Self::Stderr(frame)),
             b'x' => Some(Self::Exit(Box::new(serde_json::from_slice(&frame).ok()?))),

@@ -130,18 +130,23 @@ pub struct Client {
     restore: std::sync::Mutex<RestoreRequest>,
     deadline: Duration,
     history: Option<PathBuf>,
+    /// The host that answers.
     inner: Mutex<Inner>,
+    /// The host that watches: a wait, or a driver that hangs in it, keeps
+    /// nobody else waiting.
+    watching: Mutex<Inner>,
+    crashes: std::sync::Mutex<Crashes>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     host: Option<(Process, Manifest)>,
     stuck: Option<Child>,
-    crashes: Crashes,
 }
 
 enum Failure {
-    Broken(Broken),
+    /// In this operation, which may be one that came before the caller's.
+    Broken(Op, Broken),
     Final(CallError),
 }
 
@@ -176,10 +181,9 @@ impl Client {
             restore: std::sync::Mutex::default(),
             deadline,
             history,
-            inner: Mutex::new(Inner {
-                crashes,
-                ..Inner::default()
-            }),
+            inner: Mutex::default(),
+            watching: Mutex::default(),
+            crashes: std::sync::Mutex::new(crashes),
         }
     }
 
@@ -212,10 +216,8 @@ impl Client {
         if inner.host.is_some() {
             return Status::Ready;
         }
-        match (
-            inner.crashes.quarantined_until(now_ms()),
-            inner.crashes.last(),
-        ) {
+        let crashes = self.crashes();
+        match (crashes.quarantined_until(now_ms()), crashes.last()) {
             (Some(until), Some(last)) => Status::Quarantined(quarantine(until, last)),
             (None, Some(last)) => Status::Crashed(format!("in {}: {}", last.during, last.reason)),
             _ => Status::Idle,
@@ -223,8 +225,14 @@ impl Client {
     }
 
     /// Its past crashes, oldest first.
-    pub async fn crashes(&self) -> Crashes {
-        self.inner.lock().await.crashes.clone()
+    pub fn crashes(&self) -> Crashes {
+        self.history().clone()
+    }
+
+    fn history(&self) -> std::sync::MutexGuard<'_, Crashes> {
+        self.crashes
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The process id of its host, if one runs.
@@ -242,7 +250,7 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub async fn manifest(&self) -> Result<Manifest, CallError> {
-        self.with_host(Op::Manifest, async |_, manifest| Ok(manifest.clone()))
+        self.with_host(&self.inner, async |_, manifest| Ok(manifest.clone()))
             .await
     }
 
@@ -306,7 +314,11 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub async fn sample(&self) -> Result<Samples, CallError> {
-        self.call(Op::Sample, &(), SAMPLE.min(self.deadline)).await
+        let samples = self
+            .call(Op::Sample, &(), SAMPLE.min(self.deadline))
+            .await?;
+        self.believe(Op::Sample, validate::samples(&samples))?;
+        Ok(samples)
     }
 
     fn believe(&self, op: Op, checked: Result<(), validate::Lie>) -> Result<(), CallError> {
@@ -327,7 +339,12 @@ impl Client {
         argument: &(impl Serialize + Sync),
         deadline: Duration,
     ) -> Result<T, CallError> {
-        self.with_host(op, async |host: &mut Process, _: &Manifest| {
+        let which = if op == Op::Watch {
+            &self.watching
+        } else {
+            &self.inner
+        };
+        self.with_host(which, async |host: &mut Process, _: &Manifest| {
             self.exchange(host, op, argument, deadline).await
         })
         .await
@@ -336,20 +353,20 @@ impl Client {
     /// Runs `work` with a live host; after a crash once more with a new one.
     async fn with_host<T>(
         &self,
-        op: Op,
+        which: &Mutex<Inner>,
         work: impl AsyncFn(&mut Process, &Manifest) -> Result<T, Failure>,
     ) -> Result<T, CallError> {
-        let mut inner = self.inner.lock().await;
+        let mut inner = which.lock().await;
         let mut retried = false;
         loop {
             let result = match self.host(&mut inner).await {
                 Ok((host, manifest)) => work(host, manifest).await,
                 Err(failure) => Err(failure),
             };
-            let broken = match result {
+            let (op, broken) = match result {
                 Ok(value) => return Ok(value),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Broken(broken)) => broken,
+                Err(Failure::Broken(op, broken)) => (op, broken),
             };
             let late = matches!(broken, Broken::Late(_));
             let why = self.bury(&mut inner, op, broken).await;
@@ -371,6 +388,12 @@ impl Client {
         &self,
         inner: &'a mut Inner,
     ) -> Result<(&'a mut Process, &'a Manifest), Failure> {
+        // A caller that gave up half-way left half a frame in the channel.
+        if let Some((host, _)) = inner.host.take_if(|(host, _)| host.is_interrupted())
+            && let End::Stuck(child) = host.kill("a call was given up").await
+        {
+            inner.stuck = Some(child);
+        }
         if inner.host.is_none() {
             self.may_start(inner)?;
             let plugin = self.name.clone();
@@ -385,19 +408,22 @@ impl Client {
             match self.begin(&mut host).await {
                 Ok(manifest) => inner.host = Some((host, manifest)),
                 Err(failure) => {
-                    if let Failure::Broken(broken) = failure {
+                    if matches!(failure, Failure::Broken(..)) {
                         // Keep it for `bury`, which reports how it ended.
                         inner.host = Some((host, placeholder()));
-                        return Err(Failure::Broken(broken));
+                    } else if let End::Stuck(child) = host.kill("it cannot be used").await {
+                        inner.stuck = Some(child);
                     }
-                    host.kill("it cannot be used").await;
                     return Err(failure);
                 }
             }
         }
         match &mut inner.host {
             Some((host, manifest)) => Ok((host, manifest)),
-            None => Err(Failure::Broken(Broken::Channel("no host".into()))),
+            None => Err(Failure::Broken(
+                Op::Manifest,
+                Broken::Channel("no host".into()),
+            )),
         }
     }
 
@@ -452,21 +478,23 @@ impl Client {
         argument: &(impl Serialize + Sync),
         deadline: Duration,
     ) -> Result<T, Failure> {
-        let argument = to_raw_value(argument)
-            .map_err(|e| Failure::Broken(Broken::Channel(format!("cannot be written: {e}"))))?;
+        let broken = |what: String| Failure::Broken(op, Broken::Channel(what));
+        let argument =
+            to_raw_value(argument).map_err(|e| broken(format!("cannot be written: {e}")))?;
         let frame = host
             .call(op, &argument, deadline)
             .await
-            .map_err(Failure::Broken)?;
+            .map_err(|broken| Failure::Broken(op, broken))?;
         let plugin = self.name.clone();
-        let answer: Answer<'_> = serde_json::from_slice(&frame)
-            .map_err(|e| Failure::Broken(Broken::Channel(e.to_string())))?;
+        let answer: Answer<'_> =
+            serde_json::from_slice(&frame).map_err(|e| broken(e.to_string()))?;
         match answer.result {
             Outcome::Ok(raw) => serde_json::from_str(raw.get()).map_err(|e| {
                 self.lied(op, format!("its document cannot be read: {e}"))
                     .into()
             }),
             Outcome::Refused(error) => Err(CallError::Refused { plugin, error }.into()),
+            Outcome::Unreadable(why) => Err(self.lied(op, why).into()),
             Outcome::Unloadable(why) => Err(CallError::Unloadable { plugin, why }.into()),
         }
     }
@@ -483,17 +511,18 @@ impl Client {
             return refuse("stuck", why);
         }
         let now = now_ms();
-        let Some(last) = inner.crashes.last() else {
+        let crashes = self.crashes();
+        let Some(last) = crashes.last() else {
             return Ok(());
         };
-        if let Some(until) = inner.crashes.quarantined_until(now) {
+        if let Some(until) = crashes.quarantined_until(now) {
             return refuse("in quarantine", quarantine(until, last));
         }
-        let wait = inner.crashes.back_off(now);
+        let wait = crashes.back_off(now);
         if !wait.is_zero() {
             let why = format!(
                 "it crashed {} times of late (last in {}: {}); it is started again in {} s",
-                inner.crashes.0.len(),
+                crashes.0.len(),
                 last.during,
                 last.reason,
                 wait.as_secs() + 1
@@ -524,13 +553,14 @@ impl Client {
             op = op.name(),
             "plugin host ended: {reason}"
         );
-        inner.crashes.push(Crash {
+        let mut crashes = self.history();
+        crashes.push(Crash {
             at_ms: now_ms(),
             during: op.name().to_owned(),
             reason: reason.clone(),
         });
         if let Some(folder) = &self.history
-            && let Err(e) = inner.crashes.save(folder, &self.name)
+            && let Err(e) = crashes.save(folder, &self.name)
         {
             tracing::warn!(plugin = self.name, "its crash history cannot be kept: {e}");
         }

@@ -47,7 +47,7 @@ impl Crashes {
     #[must_use]
     pub fn quarantined_until(&self, now_ms: u64) -> Option<u64> {
         let (first, last) = (self.0.first()?, self.0.last()?);
-        let until = last.at_ms + ms(WINDOW);
+        let until = last.at_ms.saturating_add(ms(WINDOW));
         let close = last.at_ms.saturating_sub(first.at_ms) <= ms(WINDOW);
         (self.0.len() >= LIMIT && close && until > now_ms).then_some(until)
     }
@@ -60,13 +60,13 @@ impl Crashes {
         let recent = self
             .0
             .iter()
-            .filter(|c| c.at_ms + ms(WINDOW) > now_ms)
+            .filter(|c| c.at_ms.saturating_add(ms(WINDOW)) > now_ms)
             .count();
         let (Some(last), Some(steps)) = (self.0.last(), recent.checked_sub(2)) else {
             return Duration::ZERO;
         };
         let wait = Duration::from_secs(1 << steps.min(6)).min(LONGEST);
-        Duration::from_millis((last.at_ms + ms(wait)).saturating_sub(now_ms)).min(wait)
+        Duration::from_millis(last.at_ms.saturating_add(ms(wait)).saturating_sub(now_ms)).min(wait)
     }
 
     /// Reads a plugin's history; none, or a broken one, is empty: it only ever

@@ -8,8 +8,6 @@ use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use divvy_plugin::__abi::{LibraryError, RErr, ROk, RStr, lib_header_from_path};
 use divvy_plugin::v1::{Instance, PluginV1_Ref, Reply};
@@ -47,10 +45,10 @@ fn prepare_process(args: &[std::ffi::OsString]) -> io::Result<UnixStream> {
 }
 
 fn serve(channel: UnixStream) -> io::Result<()> {
-    let replies = Arc::new(Mutex::new(channel.try_clone()?));
+    let mut replies = channel.try_clone()?;
     let mut calls = BufReader::new(channel);
     let mut module: Option<PluginV1_Ref> = None;
-    let mut instance: Option<Arc<Instance>> = None;
+    let mut instance: Option<Instance> = None;
 
     while let Some(frame) = frames::read(&mut calls)? {
         let call: Call<'_> = serde_json::from_slice(&frame)?;
@@ -58,52 +56,42 @@ fn serve(channel: UnixStream) -> io::Result<()> {
         if call.op == Op::Manifest {
             match load() {
                 Ok(loaded) => {
-                    reply(&replies, call.id, loaded.manifest()())?;
+                    reply(&mut replies, call.id, loaded.manifest()())?;
                     module = Some(loaded);
                 }
-                Err(why) => send(&replies, call.id, Outcome::Unloadable(why))?,
+                Err(why) => send(&mut replies, call.id, Outcome::Unloadable(why))?,
             }
             continue;
         }
         let Some(module) = module else {
-            refuse(&replies, call.id, "a call before `manifest`")?;
+            refuse(&mut replies, call.id, "a call before `manifest`")?;
             continue;
         };
         if call.op == Op::Open {
             match module.open()(argument) {
                 ROk(opened) => {
-                    instance = Some(Arc::new(opened));
-                    reply(&replies, call.id, ROk("null".into()))?;
+                    instance = Some(opened);
+                    reply(&mut replies, call.id, ROk("null".into()))?;
                 }
-                RErr(error) => reply(&replies, call.id, RErr(error))?,
+                RErr(error) => reply(&mut replies, call.id, RErr(error))?,
             }
             continue;
         }
         let Some(open) = &instance else {
-            refuse(&replies, call.id, "a call before `open`")?;
+            refuse(&mut replies, call.id, "a call before `open`")?;
             continue;
         };
-        if call.op == Op::Watch {
-            // The one call that may be in flight beside another.
-            let (replies, open, id) = (Arc::clone(&replies), Arc::clone(open), call.id);
-            let argument = argument.to_string();
-            thread::Builder::new().name("watch".into()).spawn(move || {
-                let answer = module.watch()(&open, RStr::from_str(&argument));
-                // The agent may have gone; then so will this process.
-                let _ = reply(&replies, id, answer);
-            })?;
-            continue;
-        }
         let operation = match call.op {
             Op::Discover => module.discover(),
+            Op::Watch => module.watch(),
             Op::Prepare => module.prepare(),
             Op::Started => module.started(),
             Op::Release => module.release(),
             Op::Restore => module.restore(),
             Op::Sample => module.sample(),
-            Op::Manifest | Op::Open | Op::Watch => continue, // handled above
+            Op::Manifest | Op::Open => continue, // handled above
         };
-        reply(&replies, call.id, operation(open, argument))?;
+        reply(&mut replies, call.id, operation(open, argument))?;
     }
     Ok(())
 }
@@ -156,22 +144,28 @@ fn first_line(text: &str) -> &str {
         .unwrap_or("no reason given")
 }
 
-fn reply(to: &Mutex<UnixStream>, id: u64, answer: Reply) -> io::Result<()> {
+fn reply(to: &mut UnixStream, id: u64, answer: Reply) -> io::Result<()> {
     match answer {
         ROk(text) => match serde_json::from_str::<&RawValue>(&text) {
             Ok(raw) => send(to, id, Outcome::Ok(raw)),
-            Err(e) => refuse(to, id, &format!("a reply that is not JSON: {e}")),
+            Err(e) => send(
+                to,
+                id,
+                Outcome::Unreadable(format!("its reply is not JSON: {e}")),
+            ),
         },
-        RErr(text) => {
-            let error = serde_json::from_str(&text).unwrap_or_else(|e| {
-                PluginError::new(ErrorCode::Driver, format!("an error that is not JSON: {e}"))
-            });
-            send(to, id, Outcome::Refused(error))
-        }
+        RErr(text) => match serde_json::from_str(&text) {
+            Ok(error) => send(to, id, Outcome::Refused(error)),
+            Err(e) => send(
+                to,
+                id,
+                Outcome::Unreadable(format!("its error is not JSON: {e}")),
+            ),
+        },
     }
 }
 
-fn refuse(to: &Mutex<UnixStream>, id: u64, why: &str) -> io::Result<()> {
+fn refuse(to: &mut UnixStream, id: u64, why: &str) -> io::Result<()> {
     send(
         to,
         id,
@@ -179,9 +173,7 @@ fn refuse(to: &Mutex<UnixStream>, id: u64, why: &str) -> io::Result<()> {
     )
 }
 
-fn send(to: &Mutex<UnixStream>, id: u64, result: Outcome<'_>) -> io::Result<()> {
+fn send(to: &mut UnixStream, id: u64, result: Outcome<'_>) -> io::Result<()> {
     let frame = frames::json_frame(&Answer { id, result })?;
-    to.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .write_all(&frame)
+    to.write_all(&frame)
 }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use divvy_plugin::{
-    Amount, Device, DeviceNode, Discovery, Edits, Manifest, NodeId, NodeKind, Resources, Slice,
+    Amount, Device, DeviceNode, Discovery, Edits, Manifest, NodeId, NodeKind, Resources, Samples,
+    Slice,
 };
 
 /// What a plugin said that cannot be right.
@@ -60,6 +61,9 @@ pub(super) fn manifest(manifest: &Manifest, file: &str) -> Checked {
                 draw.capacity
             );
         }
+    }
+    for key in &manifest.config {
+        ensure!(text(&key.name, 64), "it has a setting named {:?}", key.name);
     }
     for pattern in &manifest.reserved_env {
         let stem = pattern.strip_suffix('*').unwrap_or(pattern);
@@ -115,6 +119,20 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
                 device.id
             );
             ensure!(*other != device.id, "{} refers to itself", device.id);
+        }
+    }
+    Ok(())
+}
+
+/// Checks what was measured: names that labels can carry.
+pub(super) fn samples(samples: &Samples) -> Checked {
+    for (id, measures) in &samples.devices {
+        ensure!(
+            device_id(id),
+            "it measures the device {id:?}, which is no device id"
+        );
+        for name in measures.keys() {
+            ensure!(text(name, 64), "{id} has a measure named {name:?}");
         }
     }
     Ok(())

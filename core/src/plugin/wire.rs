@@ -70,6 +70,8 @@ pub(crate) enum Outcome<'a> {
     Ok(&'a RawValue),
     /// The plugin said no.
     Refused(PluginError),
+    /// The plugin's reply is no document.
+    Unreadable(String),
     /// The file is no plugin that this host can load.
     Unloadable(String),
 }

@@ -19,8 +19,9 @@ use crate::manifest::Manifest;
 /// The agent loads the plugin in a *plugin host*, a child process of its own,
 /// and calls, in this order: [`manifest`](Self::manifest), then
 /// [`open`](Self::open) once, then [`restore`](Self::restore) once if anything
-/// is held, then the others as needed. One call is in flight at a time, except
-/// that [`watch`](Self::watch) runs on a second thread beside the others.
+/// is held, then the others as needed. One call is in flight at a time.
+/// [`watch`](Self::watch) is called in a host of its own beside that, opened
+/// and told in the same way, so that a wait keeps nobody waiting.
 ///
 /// # Deadlines
 ///
@@ -62,8 +63,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     fn discover(&self) -> Result<Discovery, PluginError>;
 
     /// Waits until something differs from `request.known`, or the time is up.
-    /// Called in a loop by the agent on a thread of its own. Deadline: the
-    /// request's timeout plus 10 s. Read-only. The default looks every second.
+    /// Called in a loop by a long-lived agent. Deadline: the request's timeout
+    /// plus 10 s. Read-only. The default looks every second.
     ///
     /// # Errors
     /// As [`discover`](Self::discover).

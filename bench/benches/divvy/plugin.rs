@@ -1,0 +1,95 @@
+//! Calls into a plugin host, and the life of one.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use criterion::Criterion;
+use divvy::plugin::{Client, find};
+use divvy_plugin::OpenRequest;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::figures::Figures;
+use crate::place::Place;
+
+const ROUND_TRIP: Duration = Duration::from_micros(20);
+const HOST: Duration = Duration::from_millis(5);
+
+pub(crate) fn bench(
+    criterion: &mut Criterion,
+    place: &Place,
+    figures: &Figures,
+) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut group = criterion.benchmark_group("plugin");
+
+    let tick = client(place, &place.tick)?;
+    group.bench_function("round_trip", |b| {
+        b.iter_custom(|n| {
+            let samples = runtime.block_on(async {
+                let mut samples = Vec::new();
+                for _ in 0..n {
+                    let begin = Instant::now();
+                    tick.sample().await.expect("tick answers");
+                    samples.push(begin.elapsed());
+                }
+                samples
+            });
+            figures.add("plugin/round_trip", Some(ROUND_TRIP), samples)
+        });
+    });
+
+    let cpu = client(place, &place.cpu)?;
+    group.bench_function("cpu_discover", |b| {
+        b.iter_custom(|n| {
+            let samples = runtime.block_on(async {
+                let mut samples = Vec::new();
+                for _ in 0..n {
+                    let begin = Instant::now();
+                    cpu.discover().await.expect("the CPU plugin answers");
+                    samples.push(begin.elapsed());
+                }
+                samples
+            });
+            figures.add("plugin/cpu_discover", None, samples)
+        });
+    });
+
+    group.sample_size(50);
+    group.bench_function("host_start", |b| {
+        b.iter_custom(|n| {
+            let samples = (0..n)
+                .map(|_| runtime.block_on(host_life(place)).expect("a host starts"))
+                .collect();
+            figures.add("plugin/host_start", Some(HOST), samples)
+        });
+    });
+    group.finish();
+    Ok(())
+}
+
+/// A client of the one plugin in `folder`; its host starts with the first call.
+fn client(place: &Place, folder: &Path) -> Result<Client, Box<dyn Error>> {
+    let file = find(folder)?.pop().ok_or("no plugin")??;
+    let deadline = Duration::from_secs(10);
+    let open = OpenRequest::default();
+    Ok(Client::new(file, place.divvy.clone(), open, deadline, None))
+}
+
+/// From a new client to its first answer, and until its host is gone.
+async fn host_life(place: &Place) -> Result<Duration, Box<dyn Error>> {
+    let client = client(place, &place.cpu)?;
+    let begin = Instant::now();
+    client.manifest().await?;
+    let pid = client.pid().await.ok_or("no host")?;
+    let pid = Pid::from_raw(i32::try_from(pid)?).ok_or("no pid")?;
+    let host = pidfd_open(pid, PidfdFlags::empty())?;
+    drop(client); // SIGKILL
+    poll(&mut [PollFd::new(&host, PollFlags::IN)], None)?;
+    let life = begin.elapsed();
+    tokio::task::yield_now().await; // reaps it
+    Ok(life)
+}

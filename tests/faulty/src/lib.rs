@@ -1,0 +1,198 @@
+//! A plugin that misbehaves on request: for tests.
+//!
+//! Without settings it is well behaved: two devices, `unit-a` and `unit-b`, of
+//! one unit each, handed out in quarters. With `mode` and `op` it commits one
+//! [`fault`] in one operation; with `once`, only the first `times` times over
+//! all of its hosts.
+//!
+//! ```text
+//! divvy --set faulty.mode=crash --set faulty.op=discover devices
+//! ```
+//!
+//! `manifest` takes no settings: its fault is read from the file
+//! `faulty.manifest` beside the plugin.
+
+mod fault;
+mod lie;
+
+use divvy_plugin::{
+    Amount, Capacity, ConfigKey, Device, DeviceNode, Discovery, Draw, Edits, EnforcementLevel,
+    EnvVar, Health, Manifest, NodeId, NodeKind, OpenRequest, Plugin, PluginError, PrepareRequest,
+    ReleaseRequest, RestoreRequest, Samples, Shape, Slot, StartedRequest, WatchReply, WatchRequest,
+};
+
+use fault::Fault;
+
+/// The devices, by id and minor number.
+const UNITS: [(&str, u32); 2] = [("unit-a", 200), ("unit-b", 201)];
+/// PPS: on most machines there is no such device, and none has so many; the
+/// nodes can be made, and opening them gives ENXIO.
+const MAJOR: u32 = 251;
+
+/// The plugin, opened.
+#[derive(Debug)]
+pub struct Faulty {
+    fault: Fault,
+}
+
+impl Plugin for Faulty {
+    fn manifest() -> Manifest {
+        let fault = Fault::of_manifest();
+        let mut manifest = Manifest {
+            name: "faulty".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            summary: "two units that misbehave on request".into(),
+            slots: vec![Slot {
+                name: "faulty.units".into(),
+                summary: "quarters of units".into(),
+                unit: "unit".into(),
+                quantum: Amount::from_nanos(250_000_000).unwrap_or(Amount::ONE),
+                class: "unit".into(),
+                draws: vec![Draw {
+                    capacity: "units".into(),
+                    per_unit: Amount::ONE,
+                }],
+                shape: Shape::Single,
+                default: None,
+                level: EnforcementLevel::Advisory,
+            }],
+            reserved_env: vec!["FAULTY_*".into()],
+            config: [
+                (
+                    "mode",
+                    "which fault to commit (see tests/faulty/src/fault.rs); none",
+                ),
+                ("op", "in which operation, or `any`"),
+                (
+                    "once",
+                    "a file that counts: the fault is committed `times` times only",
+                ),
+                ("times", "how often, with `once`; 1"),
+                ("ms", "how long the mode `slow` takes, in ms; 100"),
+            ]
+            .map(|(name, summary)| ConfigKey {
+                name: name.into(),
+                summary: summary.into(),
+            })
+            .into(),
+        };
+        // `manifest` cannot say no: here an error is a panic.
+        if let Err(error) = fault.strike("manifest") {
+            panic!("{error}");
+        }
+        lie::in_manifest(fault.mode(), &mut manifest);
+        manifest
+    }
+
+    fn open(request: &OpenRequest) -> Result<Self, PluginError> {
+        let fault = Fault::new(&request.config);
+        fault.strike("open")?;
+        Ok(Self { fault })
+    }
+
+    fn discover(&self) -> Result<Discovery, PluginError> {
+        let lies = self.fault.strike("discover")?;
+        let mut found = Discovery {
+            devices: UNITS.map(|(id, minor)| unit(id, minor)).into(),
+            ..Discovery::default()
+        };
+        if lies {
+            lie::in_discovery(self.fault.mode(), &mut found);
+        }
+        Ok(found)
+    }
+
+    fn watch(&self, request: &WatchRequest) -> Result<WatchReply, PluginError> {
+        self.fault.strike("watch")?;
+        std::thread::sleep(std::time::Duration::from_millis(request.timeout_ms));
+        Ok(WatchReply { changed: None })
+    }
+
+    fn prepare(&self, request: &PrepareRequest) -> Result<Edits, PluginError> {
+        let lies = self.fault.strike("prepare")?;
+        let ids: Vec<&str> = request.slices.iter().map(|s| s.device.as_str()).collect();
+        let mut edits = Edits {
+            env: vec![EnvVar {
+                name: "FAULTY_UNIT".into(),
+                value: ids.join(","),
+                default: false,
+            }],
+            device_nodes: UNITS
+                .into_iter()
+                .filter(|(id, _)| ids.contains(id))
+                .map(|(id, minor)| node(id, minor))
+                .collect(),
+            annotations: [("faulty/units".to_owned(), ids.join(","))].into(),
+            ..Edits::default()
+        };
+        if lies {
+            lie::in_edits(self.fault.mode(), &mut edits);
+        }
+        Ok(edits)
+    }
+
+    fn started(&self, _: &StartedRequest) -> Result<(), PluginError> {
+        self.fault.strike("started").map(drop)
+    }
+
+    fn release(&self, _: &ReleaseRequest) -> Result<(), PluginError> {
+        self.fault.strike("release").map(drop)
+    }
+
+    fn restore(&self, _: &RestoreRequest) -> Result<(), PluginError> {
+        self.fault.strike("restore").map(drop)
+    }
+
+    fn sample(&self) -> Result<Samples, PluginError> {
+        let lies = self.fault.strike("sample")?;
+        let measured = || [("utilization_ratio".to_owned(), Amount::ONE)].into();
+        let mut samples = Samples {
+            devices: UNITS.map(|(id, _)| (id.to_owned(), measured())).into(),
+        };
+        if lies {
+            lie::in_samples(self.fault.mode(), &mut samples);
+        }
+        Ok(samples)
+    }
+}
+
+fn unit(id: &str, minor: u32) -> Device {
+    Device {
+        id: id.into(),
+        kind: "unit".into(),
+        model: "Faulty Unit".into(),
+        numa_node: None,
+        health: Health::healthy(),
+        attributes: [].into(),
+        capacities: [(
+            "units".to_owned(),
+            Capacity {
+                total: Amount::ONE,
+                reserved: Amount::ZERO,
+            },
+        )]
+        .into(),
+        nodes: vec![NodeId {
+            kind: NodeKind::Char,
+            major: MAJOR,
+            minor,
+        }],
+        links: vec![],
+        parent: None,
+    }
+}
+
+fn node(id: &str, minor: u32) -> DeviceNode {
+    DeviceNode {
+        device: id.into(),
+        path: format!("/dev/faulty-{}", id.trim_start_matches("unit-")),
+        kind: NodeKind::Char,
+        major: MAJOR,
+        minor,
+        write: true,
+        mode: None,
+        gid: None,
+    }
+}
+
+divvy_plugin::export_plugin!(Faulty);

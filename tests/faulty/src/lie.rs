@@ -1,0 +1,135 @@
+//! Replies that are well formed and untrue.
+
+use divvy_plugin::{
+    Amount, Attribute, CpuQuota, Discovery, Edits, EnvVar, Health, HealthState, Link, Manifest,
+    Mount, NodeKind, Samples,
+};
+
+use crate::{UNITS, node};
+
+pub(crate) fn in_manifest(mode: &str, manifest: &mut Manifest) {
+    let slot = &mut manifest.slots[0];
+    match mode {
+        "other-name" => manifest.name = "cpu".into(),
+        "bad-name" => manifest.name = "../faulty".into(),
+        "no-slots" => manifest.slots.clear(),
+        "foreign-slot" => slot.name = "cuda.shares".into(),
+        "slot-of-cpu" => slot.name = "cpu".into(),
+        "zero-quantum" => slot.quantum = Amount::ZERO,
+        "no-draws" => slot.draws.clear(),
+        "slot-twice" => manifest.slots.extend_from_within(..),
+        "reserves-everything" => manifest.reserved_env = vec!["*".into()],
+        "setting-escapes" => manifest.config[0].name = "\x1b[31mmode".into(),
+        "escapes" => {
+            manifest.version = "1\x1b[2J".into();
+            manifest.config[0].summary = "\x1b]0;title\x07\nline".into();
+        }
+        _ => {}
+    }
+}
+
+pub(crate) fn in_discovery(mode: &str, found: &mut Discovery) {
+    let many = |n: usize| {
+        (0..n)
+            .map(|i| crate::unit(&format!("unit-{i}"), 0))
+            .collect()
+    };
+    let first = &mut found.devices[0];
+    match mode {
+        "duplicate-id" => found.devices[1].id = found.devices[0].id.clone(),
+        "bad-id" => first.id = "unit a\n".into(),
+        "empty-id" => first.id = String::new(),
+        "reserved-over-total" => {
+            for capacity in first.capacities.values_mut() {
+                capacity.reserved = Amount::from_units(2);
+            }
+        }
+        "no-such-parent" => first.parent = Some("unit-z".into()),
+        "own-parent" => first.parent = Some(first.id.clone()),
+        "link-to-nowhere" => {
+            first.links.push(Link {
+                to: "unit-z".into(),
+                kind: "nvlink".into(),
+                weight: 1,
+            });
+        }
+        "too-many-devices" => found.devices = many(20_000),
+        "model-escapes" => first.model = "\x1b[31mred".into(),
+        "attribute-escapes" => {
+            first
+                .attributes
+                .insert("serial".into(), Attribute::text("\x1b[31mred\nline"));
+        }
+        "health-escapes" => {
+            first.health = Health {
+                state: HealthState::Degraded,
+                reason: Some("\x1b[31mred\nline".into()),
+            };
+        }
+        "disk-node" => {
+            first.nodes[0].kind = NodeKind::Block;
+        }
+        "huge-reply" => found.warnings = vec!["x".repeat(17 << 20)],
+        "large-reply" => found.warnings = vec!["x".repeat(4 << 20)],
+        "one-less" => drop(found.devices.pop()),
+        _ => {}
+    }
+}
+
+pub(crate) fn in_edits(mode: &str, edits: &mut Edits) {
+    let mut env = |name: &str, value: &str| {
+        edits.env.push(EnvVar {
+            name: name.into(),
+            value: value.into(),
+            default: false,
+        });
+    };
+    let mut mount = |source: &str, target: &str| {
+        edits.mounts.push(Mount {
+            source: source.into(),
+            target: target.into(),
+        });
+    };
+    match mode {
+        "other-device-node" => edits.device_nodes = vec![node(UNITS[1].0, UNITS[1].1)],
+        "other-device-number" => edits.device_nodes[0].minor = UNITS[1].1,
+        "memory-device" => {
+            let node = &mut edits.device_nodes[0];
+            (node.major, node.minor) = (1, 1);
+        }
+        "block-device" | "disk-node" => edits.device_nodes[0].kind = NodeKind::Block,
+        "two-nodes-same" => edits.device_nodes.extend_from_within(..1),
+        "node-outside-dev" => edits.device_nodes[0].path = "/dev/../etc/passwd".into(),
+        "mount-root" => mount("/", "/host"),
+        "mount-etc" => mount("/etc/shadow", "/shadow"),
+        "mount-docker" => mount("/run/docker.sock", "/docker.sock"),
+        "mount-over-proc" => mount("/usr", "/proc/sys"),
+        "mount-dots" => mount("/usr/../root", "/data"),
+        "loader-env" => env("LD_PRELOAD", "/tmp/evil.so"),
+        "foreign-env" => env("PATH", "/tmp"),
+        "env-nul" => env("FAULTY_X", "a\0b"),
+        "env-twice" => env("FAULTY_UNIT", "again"),
+        "gid-0" => edits.additional_gids.push(0),
+        "memory-too-much" => edits.resources.memory_bytes = Some(1 << 40),
+        "cpuset-nonsense" => edits.resources.cpuset_cpus = Some("3-1,all".into()),
+        "quota-nonsense" => {
+            edits.resources.cpu_quota = Some(CpuQuota {
+                quota_us: 1,
+                period_us: 1,
+            });
+        }
+        "annotation-escapes" => drop(
+            edits
+                .annotations
+                .insert("faulty/x".into(), "\x1b[31m".into()),
+        ),
+        _ => {}
+    }
+}
+
+pub(crate) fn in_samples(mode: &str, samples: &mut Samples) {
+    if mode == "sample-escapes" {
+        let measures = [("load\n{\"x\"}\x1b[31m".into(), Amount::ONE)].into();
+        samples.devices.insert(UNITS[0].0.into(), measures);
+    }
+}

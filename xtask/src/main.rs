@@ -1,0 +1,62 @@
+//! Chores of this repository: `cargo xtask demo`, `test` and `dist`, one file
+//! each. People and CI use the same ones.
+//!
+//! What a chore has to say goes to stderr; the demo's story goes to stdout.
+//! Exit status: 0, or 1 with one error that names the remedy.
+
+#![forbid(unsafe_code)]
+
+mod demo;
+mod dist;
+mod find;
+mod shell;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Divvy's chores
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Show what Divvy does: run a job on half a core, and check what it got
+    Demo,
+    /// Check and test everything, as CI does
+    Test {
+        /// Build and test only: no lints, documentation or licences
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Build Divvy and its plugins, and install them in a folder
+    Dist {
+        /// The folder: DIR/bin/divvy, DIR/lib/divvy/plugins
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Without optimization: builds faster, runs slower
+        #[arg(long)]
+        debug: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
+        Task::Demo => demo::run(),
+        Task::Test { quick } => test::run(quick),
+        Task::Dist { out, debug } => dist::run(&out, debug),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shell::fail(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
