@@ -63,8 +63,9 @@ fn build(packages: &[&str], target: &Path) -> Result<(), Box<dyn Error>> {
     let status = Command::new(cargo)
         .args(["build", "--release", "--target-dir"])
         .arg(target)
+        .arg("--manifest-path")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml"))
         .args(packages.iter().flat_map(|name| ["--package", name]))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()?;
     if !status.success() {
         return Err(format!("{} could not be built", packages.join(" and ")).into());

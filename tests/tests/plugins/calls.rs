@@ -109,7 +109,10 @@ async fn a_panic_is_a_refusal_and_the_host_lives() {
             panic!("{op}: {error:?}")
         };
         assert_eq!(error.code, ErrorCode::Panicked);
-        assert_eq!(machine.hosts(), [host.unwrap()], "{op}");
+        let hosts = machine.hosts();
+        assert!(hosts.contains(&host.unwrap()), "{op}: {hosts:?}");
+        // `watch` has a host of its own.
+        assert_eq!(hosts.len(), if op == "watch" { 2 } else { 1 }, "{op}");
         assert_eq!(faulty.crashes().0, [], "{op}");
     }
 }
