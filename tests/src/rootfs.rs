@@ -51,14 +51,19 @@ pub fn job(machine: &Machine, runtime: &str, options: &str) -> Divvy {
     words.extend((!asks("--cpu")).then_some("--cpu=0.25"));
     words.extend((!asks("--mem")).then_some("--mem=64MiB"));
     words.extend(options.split_whitespace());
-    machine.divvy("run --runtime").args(words).folder(work(machine))
+    machine
+        .divvy("run --runtime")
+        .args(words)
+        .folder(work(machine))
 }
 
 /// Runs a shell script on the host's root, to its end.
 #[track_caller]
 #[must_use]
 pub fn sh(machine: &Machine, runtime: &str, options: &str, script: &str) -> Output {
-    job(machine, runtime, options).args(["--", "sh", "-c", script]).run()
+    job(machine, runtime, options)
+        .args(["--", "sh", "-c", script])
+        .run()
 }
 
 /// Starts a shell script in the background, under a name.
@@ -75,8 +80,15 @@ pub fn start(machine: &Machine, runtime: &str, name: &str, options: &str, script
 #[must_use]
 pub fn program() -> PathBuf {
     let exe = std::env::current_exe().expect("our own path");
-    let exe = exe.parent().expect("a folder").with_file_name("divvy-under-test");
-    assert!(exe.is_file(), "{} is missing; run the tests with cargo", exe.display());
+    let exe = exe
+        .parent()
+        .expect("a folder")
+        .with_file_name("divvy-under-test");
+    assert!(
+        exe.is_file(),
+        "{} is missing; run the tests with cargo",
+        exe.display()
+    );
     exe
 }
 
@@ -86,7 +98,9 @@ pub fn command(machine: &Machine, words: &str) -> Command {
     let mut command = Command::new(program());
     command.arg("--state").arg(machine.state());
     command.arg("--plugin-dir").arg(machine.plugin_folder());
-    command.args(words.split_whitespace()).current_dir(work(machine));
+    command
+        .args(words.split_whitespace())
+        .current_dir(work(machine));
     command
 }
 
@@ -106,7 +120,9 @@ pub fn records(machine: &Machine) -> Vec<Value> {
 pub fn record(machine: &Machine, name: &str) -> Value {
     let all = records(machine);
     let found = all.iter().find(|r| r["name"] == name);
-    found.unwrap_or_else(|| panic!("no record {name:?} among {all:#?}")).clone()
+    found
+        .unwrap_or_else(|| panic!("no record {name:?} among {all:#?}"))
+        .clone()
 }
 
 /// What the ledger says, byte for byte.
@@ -142,7 +158,11 @@ pub fn held(machine: &Machine) -> Vec<String> {
         for (capacity, usage) in device["usage"].as_object().expect("usage") {
             if usage["used"] != "0" {
                 let (id, used) = (&device["id"], &usage["used"]);
-                held.push(format!("{} {capacity} {}", id.as_str().unwrap_or("?"), text(used)));
+                held.push(format!(
+                    "{} {capacity} {}",
+                    id.as_str().unwrap_or("?"),
+                    text(used)
+                ));
             }
         }
     }
@@ -160,16 +180,24 @@ pub fn text(value: &Value) -> &str {
 pub fn ids(machine: &Machine) -> BTreeSet<String> {
     let entries = fs::read_dir(machine.state().join("workloads"));
     let entries = entries.into_iter().flatten().filter_map(Result::ok);
-    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// The cgroup folders of a workload, under every controller.
 #[must_use]
 pub fn cgroups(id: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
-    let controllers = fs::read_dir(root).into_iter().flatten().filter_map(Result::ok);
+    let controllers = fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
     let roots = controllers.map(|e| e.path()).chain([root.to_owned()]);
-    roots.map(|r| r.join("divvy").join(id)).filter(|p| p.is_dir()).collect()
+    roots
+        .map(|r| r.join("divvy").join(id))
+        .filter(|p| p.is_dir())
+        .collect()
 }
 
 /// One value of a workload's cgroup, by its names in version 1 and 2.
@@ -189,11 +217,12 @@ pub fn processes(with: &str) -> Vec<(u32, String)> {
     let entries = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
     let all = entries.filter_map(|e| {
         let pid: u32 = e.file_name().to_str()?.parse().ok()?;
-        let line = String::from_utf8_lossy(&fs::read(e.path().join("cmdline")).ok()?)
-            .replace('\0', " ");
+        let line =
+            String::from_utf8_lossy(&fs::read(e.path().join("cmdline")).ok()?).replace('\0', " ");
         Some((pid, line))
     });
-    all.filter(|(pid, line)| *pid != std::process::id() && line.contains(with)).collect()
+    all.filter(|(pid, line)| *pid != std::process::id() && line.contains(with))
+        .collect()
 }
 
 /// The monitors of a machine's workloads.
@@ -205,7 +234,9 @@ pub fn monitors(machine: &Machine) -> Vec<u32> {
 
 /// Ends a process with SIGKILL, if it is still there.
 pub fn kill(pid: u32) {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
 }
 
@@ -214,26 +245,58 @@ pub fn kill(pid: u32) {
 #[must_use]
 pub fn leftovers(machine: &Machine, ids: &BTreeSet<String>) -> Vec<String> {
     const KEPT: [&str; 8] = [
-        "record.json", "log.jsonl", "log.jsonl.1", "monitor.log", "container.json",
-        "settings.json", "exit.json", "lock",
+        "record.json",
+        "log.jsonl",
+        "log.jsonl.1",
+        "monitor.log",
+        "container.json",
+        "settings.json",
+        "exit.json",
+        "lock",
     ];
     let here = machine.path().display().to_string();
     let mut found = Vec::new();
     for id in ids {
-        found.extend(cgroups(id).into_iter().map(|p| format!("cgroup {}", p.display())));
+        found.extend(
+            cgroups(id)
+                .into_iter()
+                .map(|p| format!("cgroup {}", p.display())),
+        );
         let folder = machine.state().join("workloads").join(id);
-        for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        for entry in fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+        {
             if !KEPT.contains(&&*entry.file_name().to_string_lossy()) {
                 found.push(format!("file {}", entry.path().display()));
             }
         }
         let runtime = machine.state().join("runtime").join(id);
-        found.extend(runtime.exists().then(|| format!("file {}", runtime.display())));
+        found.extend(
+            runtime
+                .exists()
+                .then(|| format!("file {}", runtime.display())),
+        );
     }
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc");
-    found.extend(mounts.lines().filter(|l| l.contains(&here)).map(|l| format!("mount {l}")));
-    found.extend(processes(&here).into_iter().map(|(pid, line)| format!("process {pid} {line}")));
-    found.extend(machine.hosts().into_iter().map(|pid| format!("plugin host {pid}")));
+    found.extend(
+        mounts
+            .lines()
+            .filter(|l| l.contains(&here))
+            .map(|l| format!("mount {l}")),
+    );
+    found.extend(
+        processes(&here)
+            .into_iter()
+            .map(|(pid, line)| format!("process {pid} {line}")),
+    );
+    found.extend(
+        machine
+            .hosts()
+            .into_iter()
+            .map(|pid| format!("plugin host {pid}")),
+    );
     found
 }
 
@@ -267,7 +330,17 @@ pub fn nothing_is_left(machine: &Machine) {
 /// # Panics
 /// busybox is missing, or the disk is full.
 pub fn busybox(at: &Path) {
-    for folder in ["bin", "etc", "tmp", "root", "home/alice", "proc", "sys", "dev", "work"] {
+    for folder in [
+        "bin",
+        "etc",
+        "tmp",
+        "root",
+        "home/alice",
+        "proc",
+        "sys",
+        "dev",
+        "work",
+    ] {
         fs::create_dir_all(at.join(folder)).expect("a folder");
     }
     fs::copy("/bin/busybox", at.join("bin/busybox")).expect("apt install busybox-static");
@@ -279,8 +352,11 @@ pub fn busybox(at: &Path) {
     }
     let users = "root:x:0:0::/root:/bin/sh\nalice:x:1234:2345::/home/alice:/bin/sh\n";
     fs::write(at.join("etc/passwd"), users).expect("a file");
-    fs::write(at.join("etc/group"), "root:x:0:\nalice:x:2345:\nextra:x:3456:alice\n")
-        .expect("a file");
+    fs::write(
+        at.join("etc/group"),
+        "root:x:0:\nalice:x:2345:\nextra:x:3456:alice\n",
+    )
+    .expect("a file");
 }
 
 /// An image of busybox, as `docker save` writes it, with this configuration.
@@ -298,7 +374,10 @@ pub fn image(at: &Path, config: &Value, edit: impl FnOnce(&Path)) -> PathBuf {
     edit(&root);
     fs::create_dir_all(&out).expect("a folder");
     tar(&root, &out.join("layer.tar"));
-    let digest = Command::new("sha256sum").arg(out.join("layer.tar")).output().expect("sha256sum");
+    let digest = Command::new("sha256sum")
+        .arg(out.join("layer.tar"))
+        .output()
+        .expect("sha256sum");
     let digest = String::from_utf8_lossy(&digest.stdout)[..64].to_owned();
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -321,7 +400,14 @@ pub fn image(at: &Path, config: &Value, edit: impl FnOnce(&Path)) -> PathBuf {
 fn tar(folder: &Path, to: &Path) {
     let status = Command::new("tar")
         .args(["--owner=0", "--group=0", "--numeric-owner", "-C"])
-        .arg(folder).arg("-cf").arg(to).arg(".")
+        .arg(folder)
+        .arg("-cf")
+        .arg(to)
+        .arg(".")
         .status();
-    assert!(status.is_ok_and(|s| s.success()), "tar of {}", folder.display());
+    assert!(
+        status.is_ok_and(|s| s.success()),
+        "tar of {}",
+        folder.display()
+    );
 }

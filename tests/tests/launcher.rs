@@ -42,16 +42,33 @@ fn a_container_has_three_descriptors_whatever_its_caller_had() {
         shell.args(["-c", &format!("{open} exec \"$@\""), "bash"]);
         shell.arg(divvy.get_program()).args(divvy.get_args());
         // The shell's own glob opens the folder: that is not counted.
-        shell.args(["sh", "-c", "for f in 0 1 2 3 4 5 6 7 8 9 10 20 30 39; do [ -e /proc/1/fd/$f ] && echo init $f; \
-             [ -e /proc/self/fd/$f ] && echo job $f; done; true"]);
+        shell.args([
+            "sh",
+            "-c",
+            "for f in 0 1 2 3 4 5 6 7 8 9 10 20 30 39; do [ -e /proc/1/fd/$f ] && echo init $f; \
+             [ -e /proc/self/fd/$f ] && echo job $f; done; true",
+        ]);
         let output = shell.current_dir(work(&machine)).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let expected = "init 0\njob 0\ninit 1\njob 1\ninit 2\njob 2\n";
-        assert_eq!(said, expected, "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            said,
+            expected,
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
 
         start(&machine, runtime, "w", "", "exec sleep 60");
-        let inner = machine.divvy("exec w sh -c").arg("ls /proc/$$/fd").run().succeeds();
-        assert_eq!(inner.stdout.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2"], "{inner}");
+        let inner = machine
+            .divvy("exec w sh -c")
+            .arg("ls /proc/$$/fd")
+            .run()
+            .succeeds();
+        assert_eq!(
+            inner.stdout.split_whitespace().collect::<Vec<_>>(),
+            ["0", "1", "2"],
+            "{inner}"
+        );
     }
 }
 
@@ -66,7 +83,15 @@ fn dev_holds_the_usual_nodes_and_no_more() {
         let output = sh(&machine, runtime, "", script).succeeds();
         let mut found: Vec<&str> = output.stdout.lines().collect();
         found.sort_unstable();
-        let usual = ["c full", "c null", "c ptmx", "c random", "c tty", "c urandom", "c zero"];
+        let usual = [
+            "c full",
+            "c null",
+            "c ptmx",
+            "c random",
+            "c tty",
+            "c urandom",
+            "c zero",
+        ];
         assert_eq!(found, usual, "{output}");
     }
 }
@@ -80,11 +105,17 @@ fn a_device_that_was_not_granted_is_neither_made_nor_opened() {
         // What an image may bring: memory, a disk, the tun device, a GPU.
         fs::create_dir(root.join("nodes")).unwrap();
         for (name, kind, major, minor) in [
-            ("mem", "c", "1", "1"), ("kmsg", "c", "1", "11"), ("vda", "b", "254", "0"),
-            ("loop", "b", "7", "0"), ("nvidia0", "c", "195", "0"), ("fuse", "c", "10", "229"),
+            ("mem", "c", "1", "1"),
+            ("kmsg", "c", "1", "11"),
+            ("vda", "b", "254", "0"),
+            ("loop", "b", "7", "0"),
+            ("nvidia0", "c", "195", "0"),
+            ("fuse", "c", "10", "229"),
         ] {
-            let made = Command::new("mknod").arg(root.join("nodes").join(name))
-                .args(["-m", "666", kind, major, minor]).status();
+            let made = Command::new("mknod")
+                .arg(root.join("nodes").join(name))
+                .args(["-m", "666", kind, major, minor])
+                .status();
             assert!(made.unwrap().success(), "mknod {name}");
         }
         let script = "for n in /nodes/*; do dd if=$n of=/dev/null bs=1 count=1 2>/dev/null && echo OPENED $n; \
@@ -94,7 +125,11 @@ fn a_device_that_was_not_granted_is_neither_made_nor_opened() {
         // wc is not among the applets; `ls` shows that the nodes were there.
         let output = on(&root, &machine, runtime, &script.replace(" | wc -l", ""));
         let said: Vec<&str> = output.stdout.lines().collect();
-        assert_eq!(said, ["fuse", "kmsg", "loop", "mem", "nvidia0", "vda"], "{output}");
+        assert_eq!(
+            said,
+            ["fuse", "kmsg", "loop", "mem", "nvidia0", "vda"],
+            "{output}"
+        );
     }
 }
 
@@ -108,12 +143,25 @@ fn rights_are_dockers_less_the_making_of_nodes() {
     let none = format!("{:016x}", 0);
     for runtime in runtimes() {
         let machine = machine();
-        let output = sh(&machine, runtime, "", "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status");
-        let found: Vec<(&str, &str)> =
-            output.stdout.lines().filter_map(|l| l.split_once(":\t")).collect();
+        let output = sh(
+            &machine,
+            runtime,
+            "",
+            "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status",
+        );
+        let found: Vec<(&str, &str)> = output
+            .stdout
+            .lines()
+            .filter_map(|l| l.split_once(":\t"))
+            .collect();
         let expected = [
-            ("CapInh", none.as_str()), ("CapPrm", &set), ("CapEff", &set), ("CapBnd", &set),
-            ("CapAmb", &none), ("NoNewPrivs", "1"), ("Seccomp", "2"),
+            ("CapInh", none.as_str()),
+            ("CapPrm", &set),
+            ("CapEff", &set),
+            ("CapBnd", &set),
+            ("CapAmb", &none),
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
         ];
         assert_eq!(found, expected, "{output}");
     }
@@ -125,14 +173,29 @@ fn calls_that_reach_for_the_host_fail() {
     for runtime in runtimes() {
         let machine = machine();
         for attempt in [
-            "mount -t tmpfs x /mnt", "mount -o remount,rw /", "umount /proc", "unshare -m true",
-            "unshare -U true", "nsenter -t 1 -m true", "chroot /proc/1/root true && chroot / mount -t proc x /mnt",
-            "dmesg", "echo 1 > /proc/sys/kernel/panic", "echo b > /proc/sysrq-trigger",
-            "echo x > /sys/fs/cgroup/cpu/tasks", "hostname other", "date -s 2001-01-01",
+            "mount -t tmpfs x /mnt",
+            "mount -o remount,rw /",
+            "umount /proc",
+            "unshare -m true",
+            "unshare -U true",
+            "nsenter -t 1 -m true",
+            "chroot /proc/1/root true && chroot / mount -t proc x /mnt",
+            "dmesg",
+            "echo 1 > /proc/sys/kernel/panic",
+            "echo b > /proc/sysrq-trigger",
+            "echo x > /sys/fs/cgroup/cpu/tasks",
+            "hostname other",
+            "date -s 2001-01-01",
             "cat /proc/kcore | grep .",
-            "busybox losetup /dev/loop0 /etc/passwd", "swapoff -a && swapon /etc/passwd",
+            "busybox losetup /dev/loop0 /etc/passwd",
+            "swapoff -a && swapon /etc/passwd",
         ] {
-            let output = sh(&machine, runtime, "", &format!("({attempt}) >/dev/null 2>&1"));
+            let output = sh(
+                &machine,
+                runtime,
+                "",
+                &format!("({attempt}) >/dev/null 2>&1"),
+            );
             assert_ne!(output.code, 0, "{attempt} succeeded\n{output}");
         }
     }
@@ -146,20 +209,36 @@ fn run_and_divvys_state_are_not_there() {
     for runtime in runtimes() {
         let machine = machine();
         sh(&machine, runtime, "", "ls -A /run").succeeds().quietly();
-        assert_eq!(sh(&machine, runtime, "", "ls -A /run; ls -A /var/run").stdout, "");
+        assert_eq!(
+            sh(&machine, runtime, "", "ls -A /run; ls -A /var/run").stdout,
+            ""
+        );
         let state = machine.state();
-        let look = format!("ls -A {0}; cat {0}/ledger.redb; touch {0}/x", state.display());
+        let look = format!(
+            "ls -A {0}; cat {0}/ledger.redb; touch {0}/x",
+            state.display()
+        );
         let output = sh(&machine, runtime, "", &look);
         assert_eq!(output.stdout, "", "nothing is seen\n{output}");
         assert_ne!(output.code, 0, "nothing is written\n{output}");
         // Also where its own folder is the current one, or above it.
         for folder in [machine.path(), Path::new("/tmp"), Path::new("/")] {
-            let output = job(&machine, runtime, "").args(["--", "sh", "-c", &look]).folder(folder).run();
+            let output = job(&machine, runtime, "")
+                .args(["--", "sh", "-c", &look])
+                .folder(folder)
+                .run();
             assert_eq!(output.stdout, "", "from {}\n{output}", folder.display());
-            assert!(!state.join("x").exists(), "from {}\n{output}", folder.display());
+            assert!(
+                !state.join("x").exists(),
+                "from {}\n{output}",
+                folder.display()
+            );
         }
         // Nor by way of another process's root.
-        let roots = format!("for p in /proc/[0-9]*; do ls $p/root{0} 2>/dev/null; done; true", state.display());
+        let roots = format!(
+            "for p in /proc/[0-9]*; do ls $p/root{0} 2>/dev/null; done; true",
+            state.display()
+        );
         assert_eq!(sh(&machine, runtime, "", &roots).succeeds().stdout, "");
     }
 }
@@ -172,9 +251,16 @@ fn a_folder_as_root_is_not_changed() {
         let root = root_of(&machine);
         let script = "echo mine > /etc/passwd; touch /new /bin/new; ln -s /etc /link; chown alice /tmp; cat /etc/passwd";
         on(&root, &machine, runtime, script).says("mine");
-        assert!(fs::read_to_string(root.join("etc/passwd")).unwrap().contains("alice"));
+        assert!(
+            fs::read_to_string(root.join("etc/passwd"))
+                .unwrap()
+                .contains("alice")
+        );
         for new in ["new", "bin/new", "link", "dev/null", "dev/divvy-init"] {
-            assert!(fs::symlink_metadata(root.join(new)).is_err(), "{new} was made");
+            assert!(
+                fs::symlink_metadata(root.join(new)).is_err(),
+                "{new} was made"
+            );
         }
     }
 }
@@ -193,9 +279,16 @@ fn links_in_a_root_lead_nowhere_else() {
             busybox(&root);
             fs::remove_dir(root.join(name)).unwrap();
             symlink(&outside, root.join(name)).unwrap();
-            let output = job(&machine, runtime, "-v").arg(format!("{}:/tmp/x", work(&machine).display()))
-                .arg("--rootfs").arg(&root).args(["--", "/bin/sh", "-c", "echo ran"]).run();
-            let found: Vec<_> = fs::read_dir(&outside).unwrap().filter_map(Result::ok).collect();
+            let output = job(&machine, runtime, "-v")
+                .arg(format!("{}:/tmp/x", work(&machine).display()))
+                .arg("--rootfs")
+                .arg(&root)
+                .args(["--", "/bin/sh", "-c", "echo ran"])
+                .run();
+            let found: Vec<_> = fs::read_dir(&outside)
+                .unwrap()
+                .filter_map(Result::ok)
+                .collect();
             assert!(found.is_empty(), "{name}: {found:?}\n{output}");
         }
     }
@@ -207,8 +300,13 @@ fn links_in_a_root_lead_nowhere_else() {
 #[track_caller]
 fn no_volume(machine: &Machine, volume: &str, why: &str) {
     let before = dump(machine);
-    let output = machine.divvy("run --runtime built-in --cpu 0.5 -v").arg(volume)
-        .args(["--", "true"]).folder(work(machine)).run().exits(125);
+    let output = machine
+        .divvy("run --runtime built-in --cpu 0.5 -v")
+        .arg(volume)
+        .args(["--", "true"])
+        .folder(work(machine))
+        .run()
+        .exits(125);
     let output = output.complains("[invalid_mount]").complains(why);
     assert_eq!(dump(machine), before, "{output}");
 }
@@ -222,20 +320,36 @@ fn what_would_hand_over_the_host_is_not_mounted() {
     let link = machine.path().join("link");
     symlink("/", &link).unwrap();
     let node = machine.path().join("node");
-    assert!(Command::new("mknod").arg(&node).args(["c", "1", "1"]).status().unwrap().success());
+    assert!(
+        Command::new("mknod")
+            .arg(&node)
+            .args(["c", "1", "1"])
+            .status()
+            .unwrap()
+            .success()
+    );
     for (volume, why) in [
         ("/:/host".to_owned(), "state"),
         (format!("{}:/host", link.display()), "state"),
-        ("/proc:/p".into(), "/proc"), ("/proc/1/root:/p".into(), ""), ("/sys:/s".into(), "/sys"),
-        ("/dev:/d".into(), "/dev"), ("/dev/null:/n".into(), "/dev"),
+        ("/proc:/p".into(), "/proc"),
+        ("/proc/1/root:/p".into(), ""),
+        ("/sys:/s".into(), "/sys"),
+        ("/dev:/d".into(), "/dev"),
+        ("/dev/null:/n".into(), "/dev"),
         ("/usr/../proc:/p".into(), "/proc"),
         (format!("{}:/n", node.display()), "devices are granted"),
-        (format!("{state}:/s"), "state"), (format!("{state}/workloads:/s"), "state"),
+        (format!("{state}:/s"), "state"),
+        (format!("{state}/workloads:/s"), "state"),
         (format!("{}:/s", machine.path().display()), "state"),
-        ("/usr:/".into(), "root"), ("/usr:/proc".into(), "/proc"), ("/usr:/sys/x".into(), "/sys"),
-        ("/usr:/dev/x".into(), "/dev"), ("/usr:/a/../proc".into(), "SOURCE:TARGET"),
-        ("/usr:relative".into(), "SOURCE:TARGET"), ("/usr".into(), "SOURCE:TARGET"),
-        ("/usr:/a:rshared".into(), "SOURCE:TARGET"), ("/nonexistent:/a".into(), "No such file"),
+        ("/usr:/".into(), "root"),
+        ("/usr:/proc".into(), "/proc"),
+        ("/usr:/sys/x".into(), "/sys"),
+        ("/usr:/dev/x".into(), "/dev"),
+        ("/usr:/a/../proc".into(), "SOURCE:TARGET"),
+        ("/usr:relative".into(), "SOURCE:TARGET"),
+        ("/usr".into(), "SOURCE:TARGET"),
+        ("/usr:/a:rshared".into(), "SOURCE:TARGET"),
+        ("/nonexistent:/a".into(), "No such file"),
     ] {
         no_volume(&machine, &volume, why);
     }
@@ -275,8 +389,12 @@ fn an_engines_socket_never_enters_a_container_under_any_name() {
     let _ = fs::remove_file(hard);
     fs::hard_link(fs::canonicalize(Engine::AT).unwrap(), hard).unwrap();
     let volumes = [
-        Engine::AT.to_owned(), "/var/run/docker.sock".into(), link.display().to_string(),
-        "/run".into(), parent.display().to_string(), hard.display().to_string(),
+        Engine::AT.to_owned(),
+        "/var/run/docker.sock".into(),
+        link.display().to_string(),
+        "/run".into(),
+        parent.display().to_string(),
+        hard.display().to_string(),
     ];
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for volume in &volumes {
@@ -287,7 +405,10 @@ fn an_engines_socket_never_enters_a_container_under_any_name() {
         for runtime in runtimes() {
             for folder in [work(&machine).as_path(), Path::new("/run"), Path::new("/")] {
                 let script = "ls -la /run/docker.sock /var/run/docker.sock; find / -xdev -name docker.sock 2>/dev/null; true";
-                let output = job(&machine, runtime, "").args(["--", "sh", "-c", script]).folder(folder).run();
+                let output = job(&machine, runtime, "")
+                    .args(["--", "sh", "-c", script])
+                    .folder(folder)
+                    .run();
                 assert_eq!(output.stdout, "", "from {}\n{output}", folder.display());
             }
         }
@@ -307,15 +428,34 @@ fn a_working_directory_cannot_hide_behind_a_descriptor() {
     let machine = machine();
     sh(&machine, "built-in", "", "true").succeeds();
     let before = dump(&machine);
-    for folder in ["/proc/self/fd/7", "/proc", "/proc/1/cwd", "relative", "", "/a/../proc/self", "/a/..", "../.."] {
-        let output = machine.divvy("run --runtime built-in --cpu 0.5 -w").arg(folder)
-            .args(["--", "true"]).run().exits(125);
+    for folder in [
+        "/proc/self/fd/7",
+        "/proc",
+        "/proc/1/cwd",
+        "relative",
+        "",
+        "/a/../proc/self",
+        "/a/..",
+        "../..",
+    ] {
+        let output = machine
+            .divvy("run --runtime built-in --cpu 0.5 -w")
+            .arg(folder)
+            .args(["--", "true"])
+            .run()
+            .exits(125);
         output.complains("[forbidden]").complains("absolute path");
     }
     assert_eq!(dump(&machine), before);
     start(&machine, "built-in", "w", "", "exec sleep 60");
     for folder in ["/proc/self/fd/7", "relative", "/a/../proc"] {
-        machine.divvy("exec -w").arg(folder).args(["w", "true"]).run().exits(125).complains("[forbidden]");
+        machine
+            .divvy("exec -w")
+            .arg(folder)
+            .args(["w", "true"])
+            .run()
+            .exits(125)
+            .complains("[forbidden]");
     }
 }
 
@@ -325,7 +465,8 @@ fn an_image_cannot_start_in_a_descriptor() {
     for runtime in runtimes() {
         let machine = machine();
         for number in [3, 7, 64] {
-            let config = json!({ "WorkingDir": format!("/proc/self/fd/{number}"), "Cmd": ["/bin/pwd"] });
+            let config =
+                json!({ "WorkingDir": format!("/proc/self/fd/{number}"), "Cmd": ["/bin/pwd"] });
             let archive = image(machine.path(), &config, |_| {});
             let output = job(&machine, runtime, "").arg(&archive).run().exits(125);
             output.complains("[forbidden]");
@@ -339,7 +480,10 @@ fn an_image_cannot_start_in_a_descriptor() {
             let output = job(&machine, runtime, "").arg(&archive).run();
             assert!(!output.stdout.contains("root:"), "fd {number}\n{output}");
             let shadow = fs::read_to_string("/etc/hostname").unwrap_or_default();
-            assert!(shadow.trim().is_empty() || !output.stdout.contains(shadow.trim()), "fd {number}\n{output}");
+            assert!(
+                shadow.trim().is_empty() || !output.stdout.contains(shadow.trim()),
+                "fd {number}\n{output}"
+            );
         }
     }
 }
@@ -377,8 +521,12 @@ fn variables_that_choose_devices_are_refused_in_any_case() {
         ("1A=c", "invalid_env"),
         ("NOT_SET_ANYWHERE", "invalid_env"),
     ] {
-        let output = machine.divvy("run --runtime built-in --cpu 0.5 -e").arg(variable)
-            .args(["--", "true"]).run().exits(125);
+        let output = machine
+            .divvy("run --runtime built-in --cpu 0.5 -e")
+            .arg(variable)
+            .args(["--", "true"])
+            .run()
+            .exits(125);
         output.complains(&format!("[{code}]"));
     }
     assert_eq!(dump(&machine), before);
@@ -390,12 +538,27 @@ fn variables_that_choose_devices_are_not_inherited() {
     for runtime in runtimes() {
         let machine = machine();
         let job = job(&machine, runtime, "-e MINE=1")
-            .env("NVIDIA_VISIBLE_DEVICES", "all").env("cuda_visible_devices", "0")
-            .env("LD_AUDIT", "").env("HARMLESS", "yes");
-        let output = job.args(["--", "env"]).run().succeeds().says("HARMLESS=yes").says("MINE=1");
+            .env("NVIDIA_VISIBLE_DEVICES", "all")
+            .env("cuda_visible_devices", "0")
+            .env("LD_AUDIT", "")
+            .env("HARMLESS", "yes");
+        let output = job
+            .args(["--", "env"])
+            .run()
+            .succeeds()
+            .says("HARMLESS=yes")
+            .says("MINE=1");
         let lower = output.stdout.to_lowercase();
-        assert!(!lower.contains("visible_devices") && !lower.contains("ld_audit"), "{output}");
-        let names: Vec<&str> = output.stdout.lines().filter_map(|l| l.split_once('=')).map(|p| p.0).collect();
+        assert!(
+            !lower.contains("visible_devices") && !lower.contains("ld_audit"),
+            "{output}"
+        );
+        let names: Vec<&str> = output
+            .stdout
+            .lines()
+            .filter_map(|l| l.split_once('='))
+            .map(|p| p.0)
+            .collect();
         let once: std::collections::BTreeSet<&&str> = names.iter().collect();
         assert_eq!(once.len(), names.len(), "each name once\n{output}");
     }
@@ -416,13 +579,26 @@ fn what_an_image_says_is_honoured() {
         });
         let archive = image(machine.path(), &config, |_| {});
         let output = job(&machine, runtime, "").arg(&archive).run().succeeds();
-        assert!(output.stdout.starts_with("1234\n2345\n/work\ngreen 3\none two\n"), "{output}");
+        assert!(
+            output
+                .stdout
+                .starts_with("1234\n2345\n/work\ngreen 3\none two\n"),
+            "{output}"
+        );
         let lower = output.stdout.to_lowercase();
-        assert!(!lower.contains("visible_devices") && !lower.contains("driver_capabilities"), "{output}");
+        assert!(
+            !lower.contains("visible_devices") && !lower.contains("driver_capabilities"),
+            "{output}"
+        );
 
-        let user = job(&machine, runtime, "-u 77:88 -w /tmp -e COLOUR=red").arg(&archive).arg("three");
+        let user = job(&machine, runtime, "-u 77:88 -w /tmp -e COLOUR=red")
+            .arg(&archive)
+            .arg("three");
         let output = user.run().succeeds();
-        assert!(output.stdout.starts_with("77\n88\n/tmp\nred 3\nthree\n"), "{output}");
+        assert!(
+            output.stdout.starts_with("77\n88\n/tmp\nred 3\nthree\n"),
+            "{output}"
+        );
     }
 }
 
@@ -430,7 +606,11 @@ fn what_an_image_says_is_honoured() {
 fn an_image_is_not_changed_by_its_container() {
     requires!(root);
     let machine = machine();
-    let archive = image(machine.path(), &json!({ "Cmd": ["/bin/sh", "-c", "ls /mark; touch /mark"] }), |_| {});
+    let archive = image(
+        machine.path(),
+        &json!({ "Cmd": ["/bin/sh", "-c", "ls /mark; touch /mark"] }),
+        |_| {},
+    );
     for _ in 0..2 {
         let output = job(&machine, "built-in", "").arg(&archive).run();
         assert_eq!((output.code, &*output.stdout), (0, ""), "{output}");
@@ -449,23 +629,44 @@ fn what_a_command_is_called_does_not_move_the_cursor() {
     let strange = machine.path().join("\u{1b}[2Jroot");
     fs::create_dir(&strange).unwrap();
     busybox(&strange);
-    let output = divvy_tests::rootfs::job(&machine, "built-in", "--name x --rootfs").arg(&strange)
-        .args(["--", "/bin/true"]).run();
+    let output = divvy_tests::rootfs::job(&machine, "built-in", "--name x --rootfs")
+        .arg(&strange)
+        .args(["--", "/bin/true"])
+        .run();
     output.succeeds();
-    for words in ["ps -a", "describe w", "describe x", "--json ps -a", "--json describe x", "state check"] {
+    for words in [
+        "ps -a",
+        "describe w",
+        "describe x",
+        "--json ps -a",
+        "--json describe x",
+        "state check",
+    ] {
         let output = machine.divvy(words).run();
         for odd in ['\u{1b}', '\u{7}', '\r', '\u{202e}'] {
             // JSON is for programs: it escapes control characters and no more.
             if odd == '\u{202e}' && words.starts_with("--json") {
                 continue;
             }
-            assert!(!output.stdout.contains(odd) && !output.stderr.contains(odd), "{odd:?} in {output:?}");
+            assert!(
+                !output.stdout.contains(odd) && !output.stderr.contains(odd),
+                "{odd:?} in {output:?}"
+            );
         }
     }
-    assert_eq!(machine.divvy("ps -a").run().stdout.lines().count(), 3, "a line each");
+    assert_eq!(
+        machine.divvy("ps -a").run().stdout.lines().count(),
+        3,
+        "a line each"
+    );
     let output = machine.divvy("describe").arg(evil).run().exits(125);
     assert!(!output.stderr.contains('\u{1b}'), "{output:?}");
-    let output = machine.divvy("run --name").arg(evil).args(["--", "true"]).run().exits(125);
+    let output = machine
+        .divvy("run --name")
+        .arg(evil)
+        .args(["--", "true"])
+        .run()
+        .exits(125);
     assert!(!output.stderr.contains('\u{1b}'), "{output:?}");
 }
 
@@ -478,8 +679,15 @@ fn the_specification_is_this_and_nothing_else() {
     requires!(root);
     let machine = machine();
     let root = root_of(&machine);
-    let job = job(&machine, "built-in", "-d --name fixed --cpu 0.5 --mem 64MiB -e COLOUR=green --rootfs");
-    job.arg(&root).args(["--", "/bin/sleep", "60"]).run().succeeds();
+    let job = job(
+        &machine,
+        "built-in",
+        "-d --name fixed --cpu 0.5 --mem 64MiB -e COLOUR=green --rootfs",
+    );
+    job.arg(&root)
+        .args(["--", "/bin/sleep", "60"])
+        .run()
+        .succeeds();
     let record = record(&machine, "fixed");
     let id = text(&record["id"]);
     let folder = machine.state().join("workloads").join(id);
@@ -494,21 +702,33 @@ fn the_specification_is_this_and_nothing_else() {
     assert_eq!(seccomp["defaultAction"], "SCMP_ACT_ERRNO", "{seccomp:#}");
     for key in ["cpus", "mems"] {
         let value = found["linux"]["resources"]["cpu"][key].take();
-        assert!(value.as_str().is_some_and(|v| v.parse::<u32>().is_ok()), "{key}: {value}");
+        assert!(
+            value.as_str().is_some_and(|v| v.parse::<u32>().is_ok()),
+            "{key}: {value}"
+        );
     }
     let annotations = found["annotations"].take();
-    let ours = annotations.as_object().is_some_and(|a| a.keys().all(|k| k.starts_with("divvy.cpu.")));
+    let ours = annotations
+        .as_object()
+        .is_some_and(|a| a.keys().all(|k| k.starts_with("divvy.cpu.")));
     assert!(ours, "{annotations:#}");
-    let memory = found["linux"]["resources"]["memory"].as_object_mut().expect("memory");
+    let memory = found["linux"]["resources"]["memory"]
+        .as_object_mut()
+        .expect("memory");
     // There where the kernel counts swap.
     let swap = memory.remove("swap");
     assert!(swap.is_none_or(|s| s == 64 << 20));
     let env = found["process"]["env"].as_array_mut().expect("env");
-    env.retain(|v| !v.as_str().is_some_and(|v| v.contains("THREADS=") || v.starts_with("GOMAXPROCS=")));
+    env.retain(|v| {
+        !v.as_str()
+            .is_some_and(|v| v.contains("THREADS=") || v.starts_with("GOMAXPROCS="))
+    });
 
     // A set: in no order.
     for kind in ["bounding", "effective", "permitted"] {
-        let set = found["process"]["capabilities"][kind].as_array_mut().expect("capabilities");
+        let set = found["process"]["capabilities"][kind]
+            .as_array_mut()
+            .expect("capabilities");
         set.sort_by(|a, b| text(a).cmp(text(b)));
     }
 
@@ -518,11 +738,15 @@ fn the_specification_is_this_and_nothing_else() {
         let (found, expected) = (pretty(&found), pretty(&expected));
         let only = |a: &str, b: &str| {
             let b: Vec<&str> = b.lines().collect();
-            a.lines().filter(|l| !b.contains(l)).collect::<Vec<_>>().join("\n")
+            a.lines()
+                .filter(|l| !b.contains(l))
+                .collect::<Vec<_>>()
+                .join("\n")
         };
         panic!(
             "--- expected ---\n{expected}\n--- found ---\n{found}\n--- only expected ---\n{}\n--- only found ---\n{}",
-            only(&expected, &found), only(&found, &expected)
+            only(&expected, &found),
+            only(&found, &expected)
         );
     }
 }

@@ -16,7 +16,13 @@ use divvy_tests::{Machine, Output, eventually, requires};
 fn busy() -> Machine {
     let machine = machine();
     sh(&machine, "built-in", "--name earlier", "exit 3").exits(3);
-    start(&machine, "built-in", "busy", "--cpu 1", "echo here; exec sleep 60");
+    start(
+        &machine,
+        "built-in",
+        "busy",
+        "--cpu 1",
+        "echo here; exec sleep 60",
+    );
     machine
 }
 
@@ -28,9 +34,14 @@ fn ledger(machine: &Machine) -> PathBuf {
 #[track_caller]
 fn refused(machine: &Machine, codes: &[&str]) -> Output {
     let output = sh(machine, "built-in", "", "touch started").exits(125);
-    let one = codes.iter().any(|code| output.stderr.contains(&format!("[{code}]")));
+    let one = codes
+        .iter()
+        .any(|code| output.stderr.contains(&format!("[{code}]")));
     assert!(one, "expected one of {codes:?}\n{output}");
-    assert!(!work(machine).join("started").exists(), "nothing was started\n{output}");
+    assert!(
+        !work(machine).join("started").exists(),
+        "nothing was started\n{output}"
+    );
     output
 }
 
@@ -44,17 +55,45 @@ fn refused_until_rebuilt(damage: impl FnOnce(&Machine)) {
     damage(&machine);
 
     refused(&machine, &["ledger_damaged"]).complains("divvy state rebuild");
-    for words in ["ps", "stop busy", "rm earlier", "describe busy", "state dump", "devices"] {
-        machine.divvy(words).run().exits(125).complains("[ledger_damaged]");
+    for words in [
+        "ps",
+        "stop busy",
+        "rm earlier",
+        "describe busy",
+        "state dump",
+        "devices",
+    ] {
+        machine
+            .divvy(words)
+            .run()
+            .exits(125)
+            .complains("[ledger_damaged]");
     }
     let check = machine.divvy("state check").run().exits(1);
     assert!(check.stdout.contains("damaged"), "{check}");
-    assert!(PathBuf::from(format!("/proc/{pid}")).exists(), "the workload runs on");
+    assert!(
+        PathBuf::from(format!("/proc/{pid}")).exists(),
+        "the workload runs on"
+    );
 
-    machine.divvy("state rebuild").run().succeeds().says("2 records").says("damaged-");
+    machine
+        .divvy("state rebuild")
+        .run()
+        .succeeds()
+        .says("2 records")
+        .says("damaged-");
     assert_eq!(dump(&machine), before, "the records are what they were");
-    assert_eq!(held(&machine).len(), 2, "it holds its core and memory: {:?}", held(&machine));
-    machine.divvy("state check").run().succeeds().says("2 records, all well");
+    assert_eq!(
+        held(&machine).len(),
+        2,
+        "it holds its core and memory: {:?}",
+        held(&machine)
+    );
+    machine
+        .divvy("state check")
+        .run()
+        .succeeds()
+        .says("2 records, all well");
     machine.divvy("stop busy").run().succeeds();
     assert_eq!(ended(&machine, "busy")["exit"]["code"], 143);
     assert_eq!(record(&machine, "earlier")["exit"]["code"], 3);
@@ -75,7 +114,11 @@ fn a_ledger_that_was_deleted_is_refused_until_it_is_rebuilt() {
     fs::remove_file(ledger(&machine)).unwrap();
     refused(&machine, &["ledger_damaged"]).complains("divvy state rebuild");
     machine.divvy("state check").run().exits(1);
-    machine.divvy("state rebuild").run().succeeds().says("2 records");
+    machine
+        .divvy("state rebuild")
+        .run()
+        .succeeds()
+        .says("2 records");
     assert_eq!(dump(&machine), before, "the records are what they were");
 }
 
@@ -83,7 +126,10 @@ fn a_ledger_that_was_deleted_is_refused_until_it_is_rebuilt() {
 fn a_ledger_that_was_cut_in_half_is_refused_until_it_is_rebuilt() {
     requires!(root);
     refused_until_rebuilt(|machine| {
-        let file = OpenOptions::new().write(true).open(ledger(machine)).unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .open(ledger(machine))
+            .unwrap();
         file.set_len(file.metadata().unwrap().len() / 2).unwrap();
     });
 }
@@ -102,7 +148,9 @@ fn a_ledger_with_flipped_bits_is_read_right_or_refused() {
     let good = fs::read(ledger(&machine)).unwrap();
     let mut noticed = 0;
     // All over the header, then all over the file.
-    let places = (0..24).map(|n| n * 13).chain((1..24).map(|n| n * good.len() / 24));
+    let places = (0..24)
+        .map(|n| n * 13)
+        .chain((1..24).map(|n| n * good.len() / 24));
     for (n, at) in places.enumerate() {
         let mut bad = good.clone();
         bad[at] ^= 1 << (n % 8);
@@ -126,12 +174,33 @@ fn a_ledger_with_flipped_bits_is_read_right_or_refused() {
 fn a_workload_that_ends_while_the_ledger_is_damaged_is_settled_after_the_rebuild() {
     requires!(root);
     let machine = machine();
-    start(&machine, "built-in", "brief", "--cpu 2", "sleep 0.7; exit 5");
+    start(
+        &machine,
+        "built-in",
+        "brief",
+        "--cpu 2",
+        "sleep 0.7; exit 5",
+    );
     fs::write(ledger(&machine), "# my notes\n").unwrap();
-    assert!(eventually(|| monitors(&machine).is_empty()), "its monitor stays");
-    machine.divvy("state rebuild").run().succeeds().says("1 records");
-    assert!(eventually(|| held(&machine).is_empty()), "{:#}", record(&machine, "brief"));
-    assert_eq!(ended(&machine, "brief")["exit"]["code"], 5, "its end was kept");
+    assert!(
+        eventually(|| monitors(&machine).is_empty()),
+        "its monitor stays"
+    );
+    machine
+        .divvy("state rebuild")
+        .run()
+        .succeeds()
+        .says("1 records");
+    assert!(
+        eventually(|| held(&machine).is_empty()),
+        "{:#}",
+        record(&machine, "brief")
+    );
+    assert_eq!(
+        ended(&machine, "brief")["exit"]["code"],
+        5,
+        "its end was kept"
+    );
     nothing_is_left(&machine);
 }
 
@@ -141,11 +210,23 @@ fn two_rebuilds_and_a_rebuild_of_a_sound_ledger_do_no_harm() {
     let machine = busy();
     let before = dump(&machine);
     for _ in 0..2 {
-        machine.divvy("state rebuild").run().succeeds().says("2 records");
+        machine
+            .divvy("state rebuild")
+            .run()
+            .succeeds()
+            .says("2 records");
         assert_eq!(dump(&machine), before);
     }
-    let json = machine.divvy("--json state rebuild").run().succeeds().json();
-    assert_eq!(json["records"].as_array().map(Vec::len), Some(2), "{json:#}");
+    let json = machine
+        .divvy("--json state rebuild")
+        .run()
+        .succeeds()
+        .json();
+    assert_eq!(
+        json["records"].as_array().map(Vec::len),
+        Some(2),
+        "{json:#}"
+    );
 }
 
 /// A small disk of its own for the state; gone with the test.
@@ -155,14 +236,19 @@ impl Disk {
     fn under(machine: &Machine, options: &str) -> Self {
         let at = machine.state();
         fs::create_dir_all(&at).unwrap();
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).status();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&at)
+            .status();
         assert!(mount.is_ok_and(|s| s.success()), "mount -o {options}");
         Self(at)
     }
 
     fn remount(&self, how: &str) {
-        let mount = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(&self.0).status();
+        let mount = Command::new("mount")
+            .args(["-o", &format!("remount,{how}")])
+            .arg(&self.0)
+            .status();
         assert!(mount.is_ok_and(|s| s.success()), "remount {how}");
     }
 }
@@ -183,14 +269,24 @@ fn on_a_full_disk_nothing_is_started_and_room_heals_it() {
 
     let mut ballast = File::create(disk.0.join("ballast")).unwrap();
     while ballast.write_all(&[1; 4096]).is_ok() {}
-    let output = refused(&machine, &["ledger_io", "launch_file", "system", "state_folder", "file"]);
-    assert!(output.stderr.contains("No space left"), "the reason\n{output}");
+    let output = refused(
+        &machine,
+        &["ledger_io", "launch_file", "system", "state_folder", "file"],
+    );
+    assert!(
+        output.stderr.contains("No space left"),
+        "the reason\n{output}"
+    );
     assert_eq!(dump(&machine), before, "it can still be read");
 
     drop(ballast);
     fs::remove_file(disk.0.join("ballast")).unwrap();
     sh(&machine, "built-in", "", "exit 4").exits(4);
-    machine.divvy("state check").run().succeeds().says("2 records, all well");
+    machine
+        .divvy("state check")
+        .run()
+        .succeeds()
+        .says("2 records, all well");
     drop(disk);
 }
 
@@ -202,7 +298,10 @@ fn a_disk_that_fills_while_a_workload_runs_loses_no_slice() {
     start(&machine, "built-in", "w", "--cpu 2", "sleep 0.7; exit 4");
     let mut ballast = File::create(disk.0.join("ballast")).unwrap();
     while ballast.write_all(&[1; 4096]).is_ok() {}
-    assert!(eventually(|| monitors(&machine).is_empty()), "its monitor stays");
+    assert!(
+        eventually(|| monitors(&machine).is_empty()),
+        "its monitor stays"
+    );
     drop(ballast);
     fs::remove_file(disk.0.join("ballast")).unwrap();
     let then = ended(&machine, "w");
@@ -217,7 +316,10 @@ fn on_a_read_only_disk_nothing_is_started() {
     let disk = Disk::under(&machine, "size=16m,mode=700");
     sh(&machine, "built-in", "", "true").succeeds();
     disk.remount("ro");
-    let output = refused(&machine, &["ledger_io", "state_folder", "launch_file", "file"]);
+    let output = refused(
+        &machine,
+        &["ledger_io", "state_folder", "launch_file", "file"],
+    );
     assert!(output.stderr.contains("Read-only"), "the reason\n{output}");
     assert_eq!(machine.divvy("state check").run().code, 1);
     disk.remount("rw");
@@ -232,7 +334,11 @@ fn a_ledger_that_another_holds_is_waited_for() {
     sh(&machine, "built-in", "", "true").succeeds();
     // flock(1) holds the lock for one second.
     let lock = machine.state().join("ledger.lock");
-    let mut other = Command::new("flock").arg(&lock).args(["sleep", "1"]).spawn().expect("flock");
+    let mut other = Command::new("flock")
+        .arg(&lock)
+        .args(["sleep", "1"])
+        .spawn()
+        .expect("flock");
     std::thread::sleep(Duration::from_millis(200));
     machine.divvy("ps").run().succeeds();
     assert!(other.wait().unwrap().success());
@@ -247,8 +353,10 @@ fn the_state_is_roots_alone_whatever_the_umask() {
     let status = Command::new("sh")
         .args(["-c", script, "sh"])
         .arg(divvy_tests::rootfs::program())
-        .arg("--state").arg(machine.state())
-        .arg("--plugin-dir").arg(machine.plugin_folder())
+        .arg("--state")
+        .arg(machine.state())
+        .arg("--plugin-dir")
+        .arg(machine.plugin_folder())
         .args(["run", "--cpu", "0.1", "--", "true"])
         .current_dir(work(&machine))
         .status();
@@ -274,10 +382,24 @@ fn a_flip_in_a_workloads_own_copy_is_found_by_the_check() {
     requires!(root);
     let machine = busy();
     let id = record(&machine, "busy")["id"].as_str().unwrap().to_owned();
-    let copy = machine.state().join("workloads").join(id).join("record.json");
+    let copy = machine
+        .state()
+        .join("workloads")
+        .join(id)
+        .join("record.json");
     let text = fs::read_to_string(&copy).unwrap();
-    fs::write(&copy, text.replace("core-0-0", "core-9-9").replace("core-0-1", "core-9-9")).unwrap();
-    machine.divvy("state check").run().exits(1).says("busy").says("differs");
+    fs::write(
+        &copy,
+        text.replace("core-0-0", "core-9-9")
+            .replace("core-0-1", "core-9-9"),
+    )
+    .unwrap();
+    machine
+        .divvy("state check")
+        .run()
+        .exits(1)
+        .says("busy")
+        .says("differs");
     let mut file = OpenOptions::new().write(true).open(&copy).unwrap();
     file.seek(SeekFrom::Start(0)).unwrap();
     file.write_all(b"#").unwrap();

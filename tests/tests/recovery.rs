@@ -2,6 +2,7 @@
 //! it is left.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
@@ -35,7 +36,10 @@ fn kill_the_monitor(machine: &Machine) {
     let found = monitors(machine);
     assert_eq!(found.len(), 1, "its monitors are {found:?}");
     kill(found[0]);
-    assert!(eventually(|| !monitors(machine).contains(&found[0])), "it does not die");
+    assert!(
+        eventually(|| !monitors(machine).contains(&found[0])),
+        "it does not die"
+    );
 }
 
 #[test]
@@ -51,8 +55,15 @@ fn a_workload_outlives_the_command_that_started_it() {
         let now = record(&machine, "w");
         assert_eq!(now["state"], "running", "{now:#}");
         let pid = now["pid"].as_u64().expect("a pid");
-        assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is gone");
-        assert!(held(&machine).iter().any(|h| h.ends_with("cores 1")), "{:?}", held(&machine));
+        assert!(
+            std::path::Path::new(&format!("/proc/{pid}")).exists(),
+            "{pid} is gone"
+        );
+        assert!(
+            held(&machine).iter().any(|h| h.ends_with("cores 1")),
+            "{:?}",
+            held(&machine)
+        );
         assert_eq!(monitors(&machine).len(), 1, "it is owned");
         machine.divvy("state check").run().succeeds();
 
@@ -78,10 +89,17 @@ fn a_workload_whose_monitor_was_killed_is_adopted_by_the_next_command() {
 
         let then = ended(&machine, "w");
         let logs = machine.divvy("logs w").run().succeeds();
-        assert_eq!(logs.stdout, counted(), "nothing is lost and nothing comes twice\n{logs}");
+        assert_eq!(
+            logs.stdout,
+            counted(),
+            "nothing is lost and nothing comes twice\n{logs}"
+        );
         // It was not the second monitor's child: nobody could know its code.
         assert_eq!(then["exit"]["code"], serde_json::Value::Null, "{then:#}");
-        assert!(text(&then["exit"]["reason"]).contains("monitor was killed"), "{then:#}");
+        assert!(
+            text(&then["exit"]["reason"]).contains("monitor was killed"),
+            "{then:#}"
+        );
         nothing_is_left(&machine);
     }
 }
@@ -105,7 +123,9 @@ fn a_workload_outlives_its_command_and_its_monitor() {
     requires!(root);
     for runtime in runtimes() {
         let machine = machine();
-        let command = job(&machine, runtime, "--name w").args(["--", "sh", "-c", COUNT]).spawn();
+        let command = job(&machine, runtime, "--name w")
+            .args(["--", "sh", "-c", COUNT])
+            .spawn();
         wait_until_it_prints(&machine, "w");
         command.kill();
         kill_the_monitor(&machine);
@@ -127,7 +147,10 @@ fn a_workload_that_ended_without_a_monitor_gives_its_slices_back() {
         kill_the_monitor(&machine);
         thread::sleep(Duration::from_millis(900));
         let then = ended(&machine, "w");
-        assert!(text(&then["exit"]["reason"]).contains("monitor was killed"), "{then:#}");
+        assert!(
+            text(&then["exit"]["reason"]).contains("monitor was killed"),
+            "{then:#}"
+        );
         nothing_is_left(&machine);
         sh(&machine, runtime, "--cpu 2", "true").succeeds();
     }
@@ -142,18 +165,30 @@ struct Watch {
 
 impl Watch {
     fn over(machine: &Machine) -> Self {
-        let (seen, over) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicBool::new(false)));
+        let (seen, over) = (
+            Arc::new(Mutex::new(BTreeSet::new())),
+            Arc::new(AtomicBool::new(false)),
+        );
         let folder = machine.state().join("workloads");
         let (s, o) = (Arc::clone(&seen), Arc::clone(&over));
         let thread = thread::spawn(move || {
             while !o.load(Ordering::Relaxed) {
-                let now = std::fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok);
-                let now: Vec<_> = now.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+                let now = std::fs::read_dir(&folder)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Result::ok);
+                let now: Vec<_> = now
+                    .map(|e| e.file_name().to_string_lossy().into_owned())
+                    .collect();
                 s.lock().unwrap().extend(now);
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        Self { seen, over, thread: Some(thread) }
+        Self {
+            seen,
+            over,
+            thread: Some(thread),
+        }
     }
 
     fn end(mut self) -> BTreeSet<String> {
@@ -173,27 +208,50 @@ fn a_command_killed_at_any_moment_leaves_nothing_half_done() {
     let watch = Watch::over(&machine);
     for step in 0u64..40 {
         let runtime = runtimes[usize::try_from(step).unwrap() % runtimes.len()];
-        let command = job(&machine, runtime, "--cpu 2").args(["--", "sleep", "0.2"]).spawn();
+        let command = job(&machine, runtime, "--cpu 2")
+            .args(["--", "sleep", "0.2"])
+            .spawn();
         // Every moment from 0 to 200 ms, in no order.
         thread::sleep(Duration::from_millis(step * 73 % 40 * 5));
         command.kill();
         // What holds slices has a process; who is carried away comes back.
         let settled = eventually(|| {
             records(&machine).iter().all(|r| match text(&r["state"]) {
-                "running" => r["pid"].as_u64().is_some_and(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()),
+                "running" => r["pid"]
+                    .as_u64()
+                    .is_some_and(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()),
                 "exited" => true,
                 _ => false,
             })
         });
         assert!(settled, "step {step}: {:#?}", records(&machine));
-        assert!(eventually(|| held(&machine).is_empty()), "step {step}: {:#?}", records(&machine));
+        assert!(
+            eventually(|| held(&machine).is_empty()),
+            "step {step}: {:#?}",
+            records(&machine)
+        );
     }
     let seen = watch.end();
+    // A folder without a record is left alone while it is young: its command
+    // may be about to write one.
+    for id in ids(&machine) {
+        let folder = machine.state().join("workloads").join(id);
+        let aged = Command::new("touch")
+            .args(["-d", "5 minutes ago"])
+            .arg(folder)
+            .status();
+        assert!(aged.is_ok_and(|s| s.success()), "touch");
+    }
+    machine.divvy("ps").run().succeeds();
     for id in records(&machine).iter().map(|r| text(&r["id"]).to_owned()) {
         assert!(ids(&machine).contains(&id), "the record {id} has no folder");
     }
     nothing_is_left_of(&machine, &seen);
-    machine.divvy("state check").run().succeeds().says("all well");
+    machine
+        .divvy("state check")
+        .run()
+        .succeeds()
+        .says("all well");
 }
 
 #[test]
@@ -220,7 +278,10 @@ fn a_plugin_host_killed_at_any_moment_costs_an_error_but_never_a_limit() {
         if output.code == 0 {
             succeeded += 1;
             let list = output.stdout.trim().rsplit('\t').next().unwrap_or_default();
-            assert!(list.parse::<u32>().is_ok(), "one core and no more\n{output}");
+            assert!(
+                list.parse::<u32>().is_ok(),
+                "one core and no more\n{output}"
+            );
         } else {
             failed += 1;
             let output = output.exits(125);
@@ -229,7 +290,11 @@ fn a_plugin_host_killed_at_any_moment_costs_an_error_but_never_a_limit() {
             assert_eq!(output.stdout, "", "nothing ran\n{output}");
         }
         // What could not be released then is released now.
-        assert!(eventually(|| held(&machine).is_empty()), "step {step}: {:#?}", records(&machine));
+        assert!(
+            eventually(|| held(&machine).is_empty()),
+            "step {step}: {:#?}",
+            records(&machine)
+        );
         nothing_is_left(&machine);
     }
     assert!(killed > 8, "hosts were caught {killed} times");
@@ -237,7 +302,12 @@ fn a_plugin_host_killed_at_any_moment_costs_an_error_but_never_a_limit() {
 }
 
 /// `count` commands in the same instant; the exit codes and errors.
-fn at_once(machine: &Machine, runtime: &'static str, count: usize, options: &str) -> Vec<divvy_tests::Output> {
+fn at_once(
+    machine: &Machine,
+    runtime: &'static str,
+    count: usize,
+    options: &str,
+) -> Vec<divvy_tests::Output> {
     let barrier = Barrier::new(count);
     thread::scope(|scope| {
         let all: Vec<_> = (0..count)
@@ -251,7 +321,9 @@ fn at_once(machine: &Machine, runtime: &'static str, count: usize, options: &str
                 })
             })
             .collect();
-        all.into_iter().map(|t| t.join().expect("no panic")).collect()
+        all.into_iter()
+            .map(|t| t.join().expect("no panic"))
+            .collect()
     })
 }
 
@@ -267,11 +339,25 @@ fn of_eight_that_ask_for_half_a_core_at_once_as_many_get_it_as_there_are_halves(
         for output in lost {
             output.exits(125).complains("[insufficient]");
         }
-        let full = held(&machine).iter().filter(|h| h.ends_with(" cores 1")).count();
-        assert_eq!(full, cores, "every core is full and none more: {:?}", held(&machine));
-        machine.divvy("rm -f").args((0..cores * 4).map(|n| format!("n{n}")).filter(|n| {
-            records(&machine).iter().any(|r| r["name"] == n.as_str())
-        })).run().succeeds();
+        let full = held(&machine)
+            .iter()
+            .filter(|h| h.ends_with(" cores 1"))
+            .count();
+        assert_eq!(
+            full,
+            cores,
+            "every core is full and none more: {:?}",
+            held(&machine)
+        );
+        machine
+            .divvy("rm -f")
+            .args(
+                (0..cores * 4)
+                    .map(|n| format!("n{n}"))
+                    .filter(|n| records(&machine).iter().any(|r| r["name"] == n.as_str())),
+            )
+            .run()
+            .succeeds();
         nothing_is_left(&machine);
     }
 }
@@ -291,5 +377,8 @@ fn of_two_that_ask_for_most_of_the_machine_at_once_one_gets_it() {
 fn cores(machine: &Machine) -> usize {
     let answer = machine.divvy("--json devices").run().succeeds().json();
     let devices = answer["devices"].as_array().expect("devices").clone();
-    devices.iter().filter(|d| d["usage"]["cores"]["total"] == "1").count()
+    devices
+        .iter()
+        .filter(|d| d["usage"]["cores"]["total"] == "1")
+        .count()
 }

@@ -23,7 +23,10 @@ fn the_exit_code_is_the_commands_own() {
         sh(&machine, runtime, "", "kill -KILL $$").exits(137);
         sh(&machine, runtime, "", "kill -TERM $$").exits(143);
         sh(&machine, runtime, "", "kill -SEGV $$").exits(139);
-        machine.divvy("run --cpu 0.5 --runtime /nonexistent -- true").run().exits(125);
+        machine
+            .divvy("run --cpu 0.5 --runtime /nonexistent -- true")
+            .run()
+            .exits(125);
         nothing_is_left(&machine);
     }
 }
@@ -34,7 +37,11 @@ fn standard_output_and_error_stay_apart() {
     for runtime in runtimes() {
         let machine = machine();
         let output = sh(&machine, runtime, "", "echo out; echo err >&2").succeeds();
-        assert_eq!((&*output.stdout, &*output.stderr), ("out\n", "err\n"), "{output}");
+        assert_eq!(
+            (&*output.stdout, &*output.stderr),
+            ("out\n", "err\n"),
+            "{output}"
+        );
     }
 }
 
@@ -44,7 +51,10 @@ fn a_command_that_ends_at_once_still_says_what_it_said() {
     for runtime in runtimes() {
         let machine = machine();
         for n in 0..15 {
-            let output = job(&machine, runtime, "").args(["--", "echo", "here"]).run().succeeds();
+            let output = job(&machine, runtime, "")
+                .args(["--", "echo", "here"])
+                .run()
+                .succeeds();
             assert_eq!(output.stdout, "here\n", "run {n}\n{output}");
         }
     }
@@ -52,7 +62,9 @@ fn a_command_that_ends_at_once_still_says_what_it_said() {
 
 /// A mebibyte in which every byte is somewhere, and no period is a power of 2.
 fn mebibyte() -> Vec<u8> {
-    (0u64..1 << 20).map(|n| u8::try_from((n * n + n / 251) % 256).unwrap()).collect()
+    (0u64..1 << 20)
+        .map(|n| u8::try_from((n * n + n / 251) % 256).unwrap())
+        .collect()
 }
 
 #[test]
@@ -77,7 +89,11 @@ fn a_mebibyte_goes_in_and_comes_out_byte_for_byte() {
         let words = format!("run -i --cpu 0.5 --mem 64MiB --runtime {runtime} -- cat");
         let input = fs::File::open(machine.path().join("data")).unwrap();
         let output = command(&machine, &words).stdin(input).output().unwrap();
-        assert!(output.status.success(), "{:?}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{:?}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         same_bytes(&output.stdout);
     }
 }
@@ -86,14 +102,21 @@ fn a_mebibyte_goes_in_and_comes_out_byte_for_byte() {
 fn same_bytes(found: &[u8]) {
     let expected = mebibyte();
     let differs = expected.iter().zip(found).position(|(a, b)| a != b);
-    assert_eq!((found.len(), differs), (expected.len(), None), "length, first difference");
+    assert_eq!(
+        (found.len(), differs),
+        (expected.len(), None),
+        "length, first difference"
+    );
 }
 
 #[test]
 fn without_i_there_is_no_input() {
     requires!(root);
     let machine = machine();
-    let output = job(&machine, "built-in", "").args(["--", "cat"]).input("secret").run();
+    let output = job(&machine, "built-in", "")
+        .args(["--", "cat"])
+        .input("secret")
+        .run();
     assert_eq!(output.succeeds().stdout, "");
 }
 
@@ -103,18 +126,36 @@ fn a_detached_job_is_found_again_in_its_log() {
     for runtime in runtimes() {
         let machine = machine();
         let script = "echo one; echo two >&2; sleep 1; echo three";
-        let name = job(&machine, runtime, "-d --name w").args(["--", "sh", "-c", script]).run();
+        let name = job(&machine, runtime, "-d --name w")
+            .args(["--", "sh", "-c", script])
+            .run();
         assert_eq!(name.succeeds().stdout, "w\n");
-        machine.divvy("ps").run().succeeds().says("w ").says("running");
+        machine
+            .divvy("ps")
+            .run()
+            .succeeds()
+            .says("w ")
+            .says("running");
 
         let followed = machine.divvy("logs -f w").run().succeeds();
-        assert_eq!((&*followed.stdout, &*followed.stderr), ("one\nthree\n", "two\n"), "{followed}");
+        assert_eq!(
+            (&*followed.stdout, &*followed.stderr),
+            ("one\nthree\n", "two\n"),
+            "{followed}"
+        );
         assert_eq!(ended(&machine, "w")["exit"]["code"], 0);
         let logs = machine.divvy("logs w").run().succeeds();
-        assert_eq!((&*logs.stdout, &*logs.stderr), ("one\nthree\n", "two\n"), "{logs}");
+        assert_eq!(
+            (&*logs.stdout, &*logs.stderr),
+            ("one\nthree\n", "two\n"),
+            "{logs}"
+        );
         let stamped = machine.divvy("logs -t w").run().succeeds().stdout;
         let first = stamped.split(' ').next().unwrap_or_default();
-        assert!(first.len() == 13 && first.parse::<u64>().is_ok(), "{stamped:?}");
+        assert!(
+            first.len() == 13 && first.parse::<u64>().is_ok(),
+            "{stamped:?}"
+        );
     }
 }
 
@@ -144,17 +185,31 @@ impl OnTerminal {
         grantpt(&ours).unwrap();
         unlockpt(&ours).unwrap();
         let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
-        let theirs: OwnedFd =
-            fs::OpenOptions::new().read(true).write(true).open(name).unwrap().into();
+        let theirs: OwnedFd = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(name)
+            .unwrap()
+            .into();
         let divvy = command(machine, words);
         // setsid(1) makes it the session's terminal, for SIGWINCH.
         let mut child = std::process::Command::new("setsid");
-        child.arg("-c").arg(divvy.get_program()).args(divvy.get_args());
-        child.args(["sh", "-c", script]).env("TERM", "vt220").current_dir(work(machine));
+        child
+            .arg("-c")
+            .arg(divvy.get_program())
+            .args(divvy.get_args());
+        child
+            .args(["sh", "-c", script])
+            .env("TERM", "vt220")
+            .current_dir(work(machine));
         child.stdin(theirs.try_clone().unwrap());
         child.stdout(theirs.try_clone().unwrap()).stderr(theirs);
         set_size(&ours, 100, 40);
-        Self { child: child.spawn().unwrap(), ours: ours.into(), said: String::new() }
+        Self {
+            child: child.spawn().unwrap(),
+            ours: ours.into(),
+            said: String::new(),
+        }
     }
 
     fn resize(&mut self, columns: u16, rows: u16) {
@@ -173,9 +228,19 @@ impl OnTerminal {
         let end = Instant::now() + Duration::from_secs(15);
         let mut buffer = [0; 4096];
         while !self.said.contains(text) {
-            assert!(Instant::now() < end, "expected {text:?} on the terminal:\n{}", self.said);
-            let mut fds = [rustix::event::PollFd::new(&self.ours, rustix::event::PollFlags::IN)];
-            let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            assert!(
+                Instant::now() < end,
+                "expected {text:?} on the terminal:\n{}",
+                self.said
+            );
+            let mut fds = [rustix::event::PollFd::new(
+                &self.ours,
+                rustix::event::PollFlags::IN,
+            )];
+            let wait = rustix::event::Timespec {
+                tv_sec: 0,
+                tv_nsec: 50_000_000,
+            };
             rustix::event::poll(&mut fds, Some(&wait)).unwrap();
             if !fds[0].revents().is_empty() {
                 // EIO: everyone has let go of it.
@@ -250,7 +315,9 @@ fn a_terminal_can_be_had_in_a_running_job() {
 fn t_without_a_terminal_is_refused() {
     requires!(root);
     let machine = machine();
-    sh(&machine, "built-in", "-t", "true").exits(2).complains("[no_terminal]");
+    sh(&machine, "built-in", "-t", "true")
+        .exits(2)
+        .complains("[no_terminal]");
     assert_eq!(records(&machine).len(), 0);
 }
 
@@ -261,14 +328,21 @@ fn signals_to_the_command_reach_the_job() {
     requires!(root);
     for runtime in runtimes() {
         let machine = machine();
-        for (signal, name, code) in
-            [(Signal::TERM, "TERM", 43), (Signal::INT, "INT", 44), (Signal::USR1, "USR1", 45)]
-        {
+        for (signal, name, code) in [
+            (Signal::TERM, "TERM", 43),
+            (Signal::INT, "INT", 44),
+            (Signal::USR1, "USR1", 45),
+        ] {
             let script = format!(
                 "trap 'echo caught; exit {code}' {name}; echo ready; while :; do sleep 0.05; done"
             );
-            let mut run = job(&machine, runtime, "").args(["--", "sh", "-c", &script]).spawn();
-            assert!(eventually(|| run.stdout().contains("ready")), "it does not begin");
+            let mut run = job(&machine, runtime, "")
+                .args(["--", "sh", "-c", &script])
+                .spawn();
+            assert!(
+                eventually(|| run.stdout().contains("ready")),
+                "it does not begin"
+            );
             run.signal(signal);
             let output = run.output().exits(code);
             assert_eq!(output.stdout, "ready\ncaught\n", "{output}");
@@ -282,15 +356,42 @@ fn stop_asks_first_and_kills_after_the_grace() {
     requires!(root);
     for runtime in runtimes() {
         let machine = machine();
-        start(&machine, runtime, "polite", "", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done");
-        start(&machine, runtime, "deaf", "", "trap '' TERM; echo ready; while :; do sleep 0.05; done");
+        start(
+            &machine,
+            runtime,
+            "polite",
+            "",
+            "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done",
+        );
+        start(
+            &machine,
+            runtime,
+            "deaf",
+            "",
+            "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+        );
         for name in ["polite", "deaf"] {
-            let ready = || machine.divvy("logs").arg(name).run().stdout.contains("ready");
+            let ready = || {
+                machine
+                    .divvy("logs")
+                    .arg(name)
+                    .run()
+                    .stdout
+                    .contains("ready")
+            };
             assert!(eventually(ready), "{name} does not begin");
         }
         let began = Instant::now();
-        machine.divvy("stop -t 20 polite").run().succeeds().says("polite");
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        machine
+            .divvy("stop -t 20 polite")
+            .run()
+            .succeeds()
+            .says("polite");
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
         assert_eq!(record(&machine, "polite")["exit"]["code"], 5);
 
         let began = Instant::now();
@@ -311,27 +412,65 @@ fn another_command_runs_inside_with_the_same_rights() {
     requires!(root);
     for runtime in runtimes() {
         let machine = machine();
-        start(&machine, runtime, "w", "-e COLOUR=green",
-            "grep -E '^(Cap|Seccomp:|NoNew)' /proc/self/status; echo end; exec sleep 60");
+        start(
+            &machine,
+            runtime,
+            "w",
+            "-e COLOUR=green",
+            "grep -E '^(Cap|Seccomp:|NoNew)' /proc/self/status; echo end; exec sleep 60",
+        );
         machine.divvy("exec w true").run().exits(0);
         machine.divvy("exec w sh -c").arg("exit 7").run().exits(7);
-        machine.divvy("exec w sh -c").arg("kill -KILL $$").run().exits(137);
+        machine
+            .divvy("exec w sh -c")
+            .arg("kill -KILL $$")
+            .run()
+            .exits(137);
         machine.divvy("exec w no-such-program").run().exits(127);
-        machine.divvy("exec w cat").input("in and out").run().succeeds().says("in and out");
-        let env = machine.divvy("exec -e SHAPE=round w sh -c").arg("echo $COLOUR $SHAPE; echo no >&2").run();
-        assert_eq!((&*env.stdout, &*env.stderr), ("green round\n", "no\n"), "{env}");
-        machine.divvy("exec -w /tmp w pwd").run().succeeds().says("/tmp\n");
+        machine
+            .divvy("exec w cat")
+            .input("in and out")
+            .run()
+            .succeeds()
+            .says("in and out");
+        let env = machine
+            .divvy("exec -e SHAPE=round w sh -c")
+            .arg("echo $COLOUR $SHAPE; echo no >&2")
+            .run();
+        assert_eq!(
+            (&*env.stdout, &*env.stderr),
+            ("green round\n", "no\n"),
+            "{env}"
+        );
+        machine
+            .divvy("exec -w /tmp w pwd")
+            .run()
+            .succeeds()
+            .says("/tmp\n");
 
-        assert!(eventually(|| machine.divvy("logs w").run().stdout.contains("end")));
+        assert!(eventually(|| machine
+            .divvy("logs w")
+            .run()
+            .stdout
+            .contains("end")));
         let first = machine.divvy("logs w").run().stdout;
-        let inner = machine.divvy("exec w grep -E").arg("^(Cap|Seccomp:|NoNew)").arg("/proc/self/status");
+        let inner = machine
+            .divvy("exec w grep -E")
+            .arg("^(Cap|Seccomp:|NoNew)")
+            .arg("/proc/self/status");
         let inner = inner.run().succeeds();
         assert_eq!(first.replace("end\n", ""), inner.stdout, "{inner}");
         // It is in the workload's cgroup: it counts against its slice.
         let id = text(&record(&machine, "w")["id"]).to_owned();
-        let cgroup = machine.divvy("exec w cat /proc/self/cgroup").run().succeeds();
+        let cgroup = machine
+            .divvy("exec w cat /proc/self/cgroup")
+            .run()
+            .succeeds();
         assert!(cgroup.stdout.contains(&id), "{cgroup}");
-        machine.divvy("exec -e NVIDIA_VISIBLE_DEVICES=all w true").run().exits(125)
+        machine
+            .divvy("exec -e NVIDIA_VISIBLE_DEVICES=all w true")
+            .run()
+            .exits(125)
             .complains("[reserved_env]");
     }
 }
@@ -342,17 +481,40 @@ fn another_command_runs_inside_with_the_same_rights() {
 fn what_is_described_is_what_was_asked() {
     requires!(root);
     let machine = machine();
-    start(&machine, "built-in", "w", "--cpu 1.5 --mem 300MiB", "exec sleep 60");
+    start(
+        &machine,
+        "built-in",
+        "w",
+        "--cpu 1.5 --mem 300MiB",
+        "exec sleep 60",
+    );
     let described = machine.divvy("--json describe w").run().succeeds().json()["workload"].clone();
     assert_eq!(described, record(&machine, "w"));
     assert_eq!(described["asked"]["cpu"], "1.5", "{described:#}");
-    assert_eq!(described["asked"]["mem"], (300u64 << 20).to_string(), "{described:#}");
+    assert_eq!(
+        described["asked"]["mem"],
+        (300u64 << 20).to_string(),
+        "{described:#}"
+    );
     assert_eq!(described["state"], "running");
     let id = text(&described["id"]).to_owned();
-    let short = machine.divvy("--json describe").arg(&id[..4]).run().succeeds().json();
+    let short = machine
+        .divvy("--json describe")
+        .arg(&id[..4])
+        .run()
+        .succeeds()
+        .json();
     assert_eq!(text(&short["workload"]["id"]), id);
-    machine.divvy("describe w").run().succeeds().says("quota").says("314572800 bytes");
-    machine.divvy("describe cpu/core-0-0").run().says("held by     w");
+    machine
+        .divvy("describe w")
+        .run()
+        .succeeds()
+        .says("quota")
+        .says("314572800 bytes");
+    machine
+        .divvy("describe cpu/core-0-0")
+        .run()
+        .says("held by     w");
     assert_eq!(machine.divvy("ps -q").run().succeeds().stdout, "w\n");
 }
 
@@ -362,14 +524,26 @@ fn what_has_not_ended_is_not_removed_unless_forced() {
     for runtime in runtimes() {
         let machine = machine();
         start(&machine, runtime, "w", "", "exec sleep 60");
-        machine.divvy("rm w").run().exits(125).complains("[not_ended]").complains("divvy stop w");
-        job(&machine, runtime, "--name w").args(["--", "true"]).run().exits(125)
+        machine
+            .divvy("rm w")
+            .run()
+            .exits(125)
+            .complains("[not_ended]")
+            .complains("divvy stop w");
+        job(&machine, runtime, "--name w")
+            .args(["--", "true"])
+            .run()
+            .exits(125)
             .complains("[name_taken]");
         assert_eq!(record(&machine, "w")["state"], "running");
         let all = divvy_tests::rootfs::ids(&machine);
         machine.divvy("rm -f w").run().succeeds().says("w");
         assert_eq!(records(&machine).len(), 0);
-        assert_eq!(divvy_tests::rootfs::ids(&machine).len(), 0, "its folder is gone");
+        assert_eq!(
+            divvy_tests::rootfs::ids(&machine).len(),
+            0,
+            "its folder is gone"
+        );
         divvy_tests::rootfs::nothing_is_left_of(&machine, &all);
     }
 }
@@ -381,7 +555,10 @@ fn with_rm_nothing_is_remembered() {
         let machine = machine();
         sh(&machine, runtime, "--rm --name w", "exit 3").exits(3);
         assert_eq!(records(&machine).len(), 0);
-        assert!(eventually(|| divvy_tests::rootfs::ids(&machine).is_empty()), "its folder stays");
+        assert!(
+            eventually(|| divvy_tests::rootfs::ids(&machine).is_empty()),
+            "its folder stays"
+        );
         nothing_is_left(&machine);
     }
 }
@@ -397,7 +574,10 @@ fn the_current_folder_is_written_and_the_rest_discarded_by_name() {
         let output = sh(&machine, runtime, "", script).succeeds().says("lost");
         let kept = fs::read_to_string(work(&machine).join("kept"));
         assert_eq!(kept.ok().as_deref(), Some("kept\n"), "{output}");
-        assert!(!std::path::Path::new("/etc/divvy-lost").exists(), "{output}");
+        assert!(
+            !std::path::Path::new("/etc/divvy-lost").exists(),
+            "{output}"
+        );
         let output = output.complains("discarded");
         assert!(output.stderr.contains("/etc/divvy-lost"), "{output}");
         assert!(!output.stderr.contains("kept"), "{output}");
@@ -414,11 +594,18 @@ fn volumes_are_where_they_were_asked_for_and_as_writable() {
         fs::write(data.join("in"), "from outside\n").unwrap();
         let volume = |options: &str| format!("{}:/mnt/data{options}", data.display());
         let run = |options: &str, script: &str| {
-            job(&machine, runtime, "-v").arg(volume(options)).args(["--", "sh", "-c", script]).run()
+            job(&machine, runtime, "-v")
+                .arg(volume(options))
+                .args(["--", "sh", "-c", script])
+                .run()
         };
-        run("", "cat /mnt/data/in; echo out > /mnt/data/out").succeeds().says("from outside");
+        run("", "cat /mnt/data/in; echo out > /mnt/data/out")
+            .succeeds()
+            .says("from outside");
         assert_eq!(fs::read_to_string(data.join("out")).unwrap(), "out\n");
-        run(":ro", "cat /mnt/data/in; echo x > /mnt/data/no").exits(2).complains("Read-only");
+        run(":ro", "cat /mnt/data/in; echo x > /mnt/data/no")
+            .exits(2)
+            .complains("Read-only");
         assert!(!data.join("no").exists());
     }
 }
@@ -428,13 +615,33 @@ fn user_folder_and_environment_are_as_asked() {
     requires!(root);
     for runtime in runtimes() {
         let machine = machine();
-        let output = sh(&machine, runtime, "-u nobody -w /tmp -e A=b -e C=d=e", "id -u; pwd; echo $A $C");
+        let output = sh(
+            &machine,
+            runtime,
+            "-u nobody -w /tmp -e A=b -e C=d=e",
+            "id -u; pwd; echo $A $C",
+        );
         assert_eq!(output.succeeds().stdout, "65534\n/tmp\nb d=e\n");
-        let none = sh(&machine, runtime, "-u nobody", "grep -E 'Cap(Prm|Eff|Bnd|Amb)' /proc/self/status");
-        let all_zero = none.stdout.lines().all(|l| l.ends_with("\t0000000000000000"));
-        assert!(all_zero && none.stdout.lines().count() == 4, "no capability\n{none}");
+        let none = sh(
+            &machine,
+            runtime,
+            "-u nobody",
+            "grep -E 'Cap(Prm|Eff|Bnd|Amb)' /proc/self/status",
+        );
+        let all_zero = none
+            .stdout
+            .lines()
+            .all(|l| l.ends_with("\t0000000000000000"));
+        assert!(
+            all_zero && none.stdout.lines().count() == 4,
+            "no capability\n{none}"
+        );
         let taken = job(&machine, runtime, "-e TAKEN").env("TAKEN", "from here");
-        taken.args(["--", "sh", "-c", "echo $TAKEN"]).run().succeeds().says("from here");
+        taken
+            .args(["--", "sh", "-c", "echo $TAKEN"])
+            .run()
+            .succeeds()
+            .says("from here");
     }
 }
 
@@ -469,22 +676,39 @@ fn without_a_network_there_is_the_loopback_and_it_works() {
     requires!(root);
     for runtime in runtimes() {
         let machine = machine();
-        let script = "ls /sys/class/net; busybox ping -c 1 -W 2 127.0.0.1 | grep -c '1 packets received'";
+        let script =
+            "ls /sys/class/net; busybox ping -c 1 -W 2 127.0.0.1 | grep -c '1 packets received'";
         let output = sh(&machine, runtime, "", script).succeeds();
         // The kernel makes some devices in every namespace (sit0, tunl0…): down and no way out.
         assert!(output.stdout.ends_with("\n1\n"), "{output}");
-        let up = sh(&machine, runtime, "", "cat /proc/net/route | tail -n +2; ip -o link show up 2>/dev/null | awk '{print $2}'");
-        assert_eq!(up.succeeds().stdout.replace("lo:\n", ""), "", "no route and no other device");
+        let up = sh(
+            &machine,
+            runtime,
+            "",
+            "cat /proc/net/route | tail -n +2; ip -o link show up 2>/dev/null | awk '{print $2}'",
+        );
+        assert_eq!(
+            up.succeeds().stdout.replace("lo:\n", ""),
+            "",
+            "no route and no other device"
+        );
     }
 }
 
 #[test]
 fn the_hosts_network_is_there_when_asked_for() {
     requires!(root);
-    let host = fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    let host = fs::read_link("/proc/self/ns/net")
+        .unwrap()
+        .display()
+        .to_string();
     for runtime in runtimes() {
         let machine = machine();
-        let inside = |net: &str| sh(&machine, runtime, net, "readlink /proc/self/ns/net").succeeds().stdout;
+        let inside = |net: &str| {
+            sh(&machine, runtime, net, "readlink /proc/self/ns/net")
+                .succeeds()
+                .stdout
+        };
         assert_eq!(inside("--net host").trim(), host);
         assert_ne!(inside("--net none").trim(), host);
     }
@@ -498,23 +722,39 @@ fn the_kernel_holds_it_to_what_was_asked() {
     for runtime in runtimes() {
         let machine = machine();
         for (cpu, quota, cpus) in [("0.25", 0.25, 1), ("1", 1.0, 1), ("1.5", 1.5, 2)] {
-            start(&machine, runtime, "w", &format!("--cpu {cpu} --mem 100MiB"), "exec sleep 60");
+            start(
+                &machine,
+                runtime,
+                "w",
+                &format!("--cpu {cpu} --mem 100MiB"),
+                "exec sleep 60",
+            );
             let record = record(&machine, "w");
             let id = text(&record["id"]);
             let folders = cgroups(id);
             assert!(!folders.is_empty(), "no cgroup of {id}");
-            assert_eq!(limit(id, "memory.limit_in_bytes", "memory.max"), (100u64 << 20).to_string());
+            assert_eq!(
+                limit(id, "memory.limit_in_bytes", "memory.max"),
+                (100u64 << 20).to_string()
+            );
             assert_eq!(limit(id, "pids.max", "pids.max"), "32768");
             let list = limit(id, "cpuset.cpus", "cpuset.cpus");
-            let count: usize = list.split(',').map(|part| {
-                let ends: Vec<usize> = part.split('-').map(|n| n.parse().unwrap()).collect();
-                ends[ends.len() - 1] - ends[0] + 1
-            }).sum();
+            let count: usize = list
+                .split(',')
+                .map(|part| {
+                    let ends: Vec<usize> = part.split('-').map(|n| n.parse().unwrap()).collect();
+                    ends[ends.len() - 1] - ends[0] + 1
+                })
+                .sum();
             assert_eq!(count, cpus, "cpus {list:?} for {cpu}");
             let found = if folders.iter().any(|f| f.join("cpu.max").exists()) {
                 limit(id, "cpu.max", "cpu.max")
             } else {
-                format!("{} {}", limit(id, "cpu.cfs_quota_us", "-"), limit(id, "cpu.cfs_period_us", "-"))
+                format!(
+                    "{} {}",
+                    limit(id, "cpu.cfs_quota_us", "-"),
+                    limit(id, "cpu.cfs_period_us", "-")
+                )
             };
             let (q, p) = found.split_once(' ').unwrap();
             let found = q.parse::<f64>().unwrap() / p.parse::<f64>().unwrap();
@@ -531,10 +771,17 @@ fn running_out_of_memory_is_named() {
         let machine = machine();
         let job = job(&machine, runtime, "--mem 32MiB --name hog");
         let hog = job.args(["--", "perl", "-e", "$x = 'x' x (256 << 20); sleep 9"]);
-        let output = hog.run().exits(137).complains("out of memory").complains("32 MiB");
+        let output = hog
+            .run()
+            .exits(137)
+            .complains("out of memory")
+            .complains("32 MiB");
         let output = output.complains("--mem");
         let record = record(&machine, "hog");
-        assert_eq!(record["exit"]["out_of_memory"], true, "{record:#}\n{output}");
+        assert_eq!(
+            record["exit"]["out_of_memory"], true,
+            "{record:#}\n{output}"
+        );
         machine.divvy("ps -a").run().says("out of memory");
         nothing_is_left(&machine);
     }
@@ -548,7 +795,11 @@ fn orphans_are_reaped() {
         let script = "for i in 1 2 3 4 5 6 7 8; do ( (sleep 0.1; exit 0) & ); done; sleep 0.6; \
              grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l; ls -d /proc/[0-9]* | wc -l";
         let output = sh(&machine, runtime, "", script).succeeds();
-        let numbers: Vec<u32> = output.stdout.lines().map(|l| l.trim().parse().unwrap()).collect();
+        let numbers: Vec<u32> = output
+            .stdout
+            .lines()
+            .map(|l| l.trim().parse().unwrap())
+            .collect();
         assert_eq!(numbers[0], 0, "zombies\n{output}");
         assert!(numbers[1] <= 5, "init, sh, and this pipe\n{output}");
     }
@@ -561,9 +812,17 @@ fn what_outlives_the_command_inside_ends_with_it() {
         let machine = machine();
         let began = Instant::now();
         sh(&machine, runtime, "", "setsid sleep 77.125 & exit 4").exits(4);
-        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(8),
+            "{:?}",
+            began.elapsed()
+        );
         let gone = || divvy_tests::rootfs::processes("sleep 77.125").is_empty();
-        assert!(eventually(gone), "{:?}", divvy_tests::rootfs::processes("sleep 77.125"));
+        assert!(
+            eventually(gone),
+            "{:?}",
+            divvy_tests::rootfs::processes("sleep 77.125")
+        );
         nothing_is_left(&machine);
     }
 }
@@ -579,6 +838,9 @@ fn a_reader_that_goes_away_does_not_end_the_job() {
     let mut run = run.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
     drop(reader);
     assert_eq!(run.wait().unwrap().code(), Some(6));
-    assert_eq!(machine.divvy("logs w").run().succeeds().stdout, "1\n2\n3\n4\n5\n");
+    assert_eq!(
+        machine.divvy("logs w").run().succeeds().stdout,
+        "1\n2\n3\n4\n5\n"
+    );
     assert_eq!(held(&machine), Vec::<String>::new());
 }

@@ -22,7 +22,7 @@ fn alone() -> MutexGuard<'static, ()> {
 /// How long the load lasts.
 const LOAD_S: u64 = 6;
 /// Measured again at most so often, if something else was running.
-const TRIES: u32 = 4;
+const TRIES: u32 = 3;
 /// What everything else on the machine may take of one core meanwhile.
 const NOISE: f64 = 0.03;
 
@@ -58,7 +58,13 @@ fn measure(runtime: &str, workloads: &[(f64, u32)]) -> (Vec<f64>, f64) {
     for (n, (cores, processes)) in workloads.iter().enumerate() {
         let busy = "(while :; do :; done) & ".repeat(usize::try_from(*processes).unwrap_or(1));
         let script = format!("{busy} sleep {LOAD_S}");
-        start(&machine, runtime, &format!("n{n}"), &format!("--cpu {cores}"), &script);
+        start(
+            &machine,
+            runtime,
+            &format!("n{n}"),
+            &format!("--cpu {cores}"),
+            &script,
+        );
     }
     // The middle of the load, when all run and no command of ours does.
     thread::sleep(Duration::from_millis(500));
@@ -68,7 +74,11 @@ fn measure(runtime: &str, workloads: &[(f64, u32)]) -> (Vec<f64>, f64) {
     let others = (busy_s() - all) - (held_s(&machine) - held);
     let share = |n: usize| {
         let exit = &ended(&machine, &format!("n{n}"))["exit"];
-        let count = |key: &str| exit["usage"][key].as_f64().unwrap_or_else(|| panic!("no {key}: {exit:#}"));
+        let count = |key: &str| {
+            exit["usage"][key]
+                .as_f64()
+                .unwrap_or_else(|| panic!("no {key}: {exit:#}"))
+        };
         count("cpu_us") / count("wall_us")
     };
     let shares = (0..workloads.len()).map(share).collect();
@@ -80,10 +90,19 @@ fn measure(runtime: &str, workloads: &[(f64, u32)]) -> (Vec<f64>, f64) {
 /// all but idle and waiting, in hundredths (proc(5)).
 fn busy_s() -> f64 {
     let stat = fs::read_to_string("/proc/stat").expect("/proc/stat");
-    let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let fields = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1);
     let counts: Vec<f64> = fields.filter_map(|f| f.parse().ok()).collect();
     // user nice system - - irq softirq steal; the guests' are in user.
-    [0, 1, 2, 5, 6, 7].iter().filter_map(|n| counts.get(*n)).sum::<f64>() / 100.0
+    [0, 1, 2, 5, 6, 7]
+        .iter()
+        .filter_map(|n| counts.get(*n))
+        .sum::<f64>()
+        / 100.0
 }
 
 /// CPU seconds of the workloads so far.
@@ -91,12 +110,18 @@ fn held_s(machine: &divvy_tests::Machine) -> f64 {
     let ids = divvy_tests::rootfs::ids(machine);
     let used = |id: &String| {
         let folders = divvy_tests::rootfs::cgroups(id);
-        let read = |file: &str| folders.iter().find_map(|f| fs::read_to_string(f.join(file)).ok());
+        let read = |file: &str| {
+            folders
+                .iter()
+                .find_map(|f| fs::read_to_string(f.join(file)).ok())
+        };
         if let Some(ns) = read("cpuacct.usage") {
             return ns.trim().parse::<f64>().unwrap_or(0.0) / 1e9;
         }
         let stat = read("cpu.stat").unwrap_or_default();
-        let us = stat.lines().find_map(|l| l.strip_prefix("usage_usec ")?.parse::<f64>().ok());
+        let us = stat
+            .lines()
+            .find_map(|l| l.strip_prefix("usage_usec ")?.parse::<f64>().ok());
         us.unwrap_or(0.0) / 1e6
     };
     ids.iter().map(used).sum()
@@ -104,16 +129,32 @@ fn held_s(machine: &divvy_tests::Machine) -> f64 {
 
 fn two_cores() -> Result<(), &'static str> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    (cores >= 2).then_some(()).ok_or("a machine with two cores or more")
+    (cores >= 2)
+        .then_some(())
+        .ok_or("a machine with two cores or more")
+}
+
+/// Waits until nothing else runs.
+fn quiet() -> Result<(), &'static str> {
+    for _ in 0..40 {
+        let before = busy_s();
+        thread::sleep(Duration::from_millis(500));
+        if (busy_s() - before) / 0.5 <= 2.0 * NOISE {
+            return Ok(());
+        }
+    }
+    Err("a machine that does nothing else")
 }
 
 macro_rules! quiet {
     () => {
         requires!(root);
-        if let Err(remedy) = two_cores() {
-            return needs::skip("two cores", remedy);
-        }
         let _alone = alone();
+        for (thing, need) in [("two cores", two_cores as fn() -> _), ("quiet", quiet)] {
+            if let Err(remedy) = need() {
+                return needs::skip(thing, remedy);
+            }
+        }
     };
 }
 

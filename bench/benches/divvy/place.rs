@@ -30,11 +30,7 @@ impl Place {
         let exe = std::env::current_exe()?;
         let target = exe.ancestors().nth(3).ok_or("no target folder")?.to_owned();
         println!("building divvy and its plugins in release (minutes, the first time)");
-        // In two goes: the CPU plugin is an rlib as well, which would have all
-        // dependencies compiled once more, differently from this benchmark's.
-        for packages in [&["divvy", "divvy-plugin-tick"][..], &["divvy-plugin-cpu"]] {
-            build(packages, &target)?;
-        }
+        build(&["divvy", "divvy-plugin-cpu", "divvy-plugin-tick"], &target)?;
         // /tmp may be memory, which makes every commit free: /var/tmp is a disk.
         let base = std::env::var_os("DIVVY_BENCH_DIR").unwrap_or_else(|| "/var/tmp".into());
         let folder = tempfile::Builder::new()

@@ -2,8 +2,8 @@
 #![deny(unsafe_code)]
 
 use divvy_plugin::{
-    Discovery, Edits, Manifest, OpenRequest, Plugin, PluginError, PrepareRequest, ReleaseRequest,
-    Samples,
+    Amount, Discovery, Draw, Edits, EnforcementLevel, Manifest, OpenRequest, Plugin, PluginError,
+    PrepareRequest, ReleaseRequest, Samples, Shape, Slot,
 };
 
 /// The plugin.
@@ -16,7 +16,21 @@ impl Plugin for Tick {
             name: "tick".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             summary: "does nothing, for benchmarks".into(),
-            slots: vec![],
+            // A plugin must offer something.
+            slots: vec![Slot {
+                name: "tick.count".into(),
+                summary: "nothing".into(),
+                unit: "device".into(),
+                quantum: Amount::ONE,
+                class: "tick".into(),
+                draws: vec![Draw {
+                    capacity: "count".into(),
+                    per_unit: Amount::ONE,
+                }],
+                shape: Shape::Whole,
+                default: None,
+                level: EnforcementLevel::Advisory,
+            }],
             reserved_env: vec![],
             config: vec![],
         }

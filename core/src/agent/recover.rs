@@ -12,10 +12,6 @@ use crate::launch::{Cgroup, Container, Folder};
 use crate::model::{Exit, Record, State};
 use crate::{monitor, sys};
 
-/// A folder without a record that is younger belongs to a command that is
-/// about to write one.
-const ORPHAN: std::time::Duration = std::time::Duration::from_secs(60);
-
 impl Agent {
     /// Brings the ledger up to date with what became of the workloads that
     /// nobody carries. Cheap when there are none: one lock test each.
@@ -24,7 +20,7 @@ impl Agent {
     /// The ledger.
     pub async fn recover(&self) -> Result<(), AgentError> {
         let records = self.ledger.records()?;
-        self.sweep(&records);
+        self.sweep(&records)?;
         self.plugins.set_held(&records);
         for record in records.into_iter().filter(Record::holds) {
             let folder = self.folder(&record.id);
@@ -45,24 +41,27 @@ impl Agent {
         Ok(())
     }
 
-    /// Removes folders that belong to no record: of a command that was killed
-    /// before its intent was written, or after it was forgotten.
-    fn sweep(&self, records: &[Record]) {
+    /// Removes folders that belong to no record and to nobody: of a command
+    /// that was killed before its intent was written, or while it forgot one.
+    fn sweep(&self, records: &[Record]) -> Result<(), AgentError> {
         let Ok(entries) = std::fs::read_dir(self.settings.state.join("workloads")) else {
-            return;
+            return Ok(());
         };
         for entry in entries.filter_map(Result::ok) {
             let id = entry.file_name().to_string_lossy().into_owned();
             if records.iter().any(|r| r.id == id) {
                 continue;
             }
-            let age = entry.metadata().and_then(|m| m.modified()).ok();
-            let age = age.and_then(|at| at.elapsed().ok());
             let folder = self.folder(&id);
-            if age.is_some_and(|age| age > ORPHAN) && matches!(folder.try_lock(), Ok(Some(_))) {
+            let Ok(Some(_lock)) = folder.try_lock() else {
+                continue;
+            };
+            // Its record may have been written since the list was read.
+            if !self.ledger.records()?.iter().any(|r| r.id == id) {
                 folder.remove();
             }
         }
+        Ok(())
     }
 
     async fn pick_up(&self, folder: &Folder, lock: File, id: &str) -> Result<(), AgentError> {

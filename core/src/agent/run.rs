@@ -382,11 +382,7 @@ impl Agent {
             state: self.settings.state.clone(),
             plugins: self.settings.plugins.clone(),
         };
-        let path = folder.path.join("settings.json");
-        serde_json::to_vec(&settings)
-            .map_err(std::io::Error::from)
-            .and_then(|bytes| std::fs::write(&path, bytes))
-            .map_err(LaunchError::file("cannot write", &path))?;
+        folder.save_settings(&settings)?;
 
         // Both hold it until this is proven and written; then the monitor does.
         let shared = lock

@@ -57,7 +57,7 @@ pub(super) async fn run(global: &Global, args: Exec) -> Result<u8, Failure> {
         .join(format!("exec-{}.json", std::process::id()));
     serde_json::to_vec(&process)
         .map_err(std::io::Error::from)
-        .and_then(|bytes| std::fs::write(&file, bytes))
+        .and_then(|bytes| crate::sys::write_private(&file, &bytes))
         .map_err(system)?;
     let status = tokio::process::Command::from(container.exec_command(&file, args.tty))
         .status()

@@ -70,7 +70,7 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
 
 /// Words to a request; nothing is opened or taken.
 fn request(global: &Global, args: &Run) -> Result<RunRequest, Failure> {
-    let (image, command) = split_words(&args.words);
+    let (image, command) = split_words(&args.words)?;
     let (Launcher::Auto | Launcher::Oci) = args.launcher;
     let caller = caller();
     let current = std::env::current_dir()
@@ -199,7 +199,7 @@ fn resources(args: &Run) -> Result<Request, Failure> {
 }
 
 /// `IMAGE COMMAND...`, or only a command if `--` came first.
-fn split_words(words: &[String]) -> (Option<String>, Vec<String>) {
+fn split_words(words: &[String]) -> Result<(Option<String>, Vec<String>), Failure> {
     // The words are the end of what was typed; was the one before them `--`?
     let typed: Vec<_> = std::env::args_os().collect();
     let dashes = typed
@@ -208,8 +208,12 @@ fn split_words(words: &[String]) -> (Option<String>, Vec<String>) {
         .and_then(|at| typed.get(at))
         .is_some_and(|word| word == "--");
     match words.split_first() {
-        Some((image, command)) if !dashes => (Some(image.clone()), command.to_vec()),
-        _ => (None, words.to_vec()),
+        Some((option, _)) if !dashes && option.starts_with('-') => Err(Failure::words(
+            "unknown_option",
+            format!("there is no option {option}; `divvy run --help` lists them"),
+        )),
+        Some((image, command)) if !dashes => Ok((Some(image.clone()), command.to_vec())),
+        _ => Ok((None, words.to_vec())),
     }
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::runtime::last_line;
 use super::{LaunchError, Root, Runtime};
 use crate::model::{Exit, Record};
+use crate::sys;
 
 /// What a workload's folder holds besides while it runs.
 const STREAMS: [&str; 7] = [
@@ -69,9 +70,24 @@ impl Folder {
             .mode(0o700)
             .create(&self.path)
             .map_err(LaunchError::file("cannot make", &self.path))?;
-        self.try_lock()
-            .and_then(|lock| lock.ok_or_else(|| std::io::Error::other("it is in use")))
-            .map_err(LaunchError::file("cannot lock", &self.path))
+        for _ in 0..100 {
+            // Someone who sweeps up may hold it for a moment, or have removed
+            // the folder before it was locked.
+            if let Ok(Some(lock)) = self.try_lock()
+                && self.is_locked_by(&lock)
+            {
+                return Ok(lock);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            let _ = DirBuilder::new().mode(0o700).create(&self.path);
+        }
+        let busy = std::io::Error::other("it is in use");
+        Err(LaunchError::file("cannot lock", &self.path)(busy))
+    }
+
+    fn is_locked_by(&self, lock: &File) -> bool {
+        let here = fs::metadata(self.path.join("lock")).map(|m| m.ino());
+        matches!((here, lock.metadata()), (Ok(ino), Ok(meta)) if ino == meta.ino())
     }
 
     /// The lock, if nobody carries the workload; `None` if somebody does.
@@ -143,6 +159,11 @@ impl Folder {
         self.read("container.json")
     }
 
+    /// Writes what the monitor needs to settle the end.
+    pub(crate) fn save_settings(&self, settings: &impl Serialize) -> Result<(), LaunchError> {
+        self.write("settings.json", settings)
+    }
+
     /// Writes the second copy of the ledger's record.
     ///
     /// # Errors
@@ -188,11 +209,9 @@ impl Folder {
 
     fn write(&self, name: &str, document: &impl Serialize) -> Result<(), LaunchError> {
         let path = self.path.join(name);
-        let tmp = path.with_extension("tmp");
         serde_json::to_vec(document)
             .map_err(std::io::Error::from)
-            .and_then(|bytes| fs::write(&tmp, bytes))
-            .and_then(|()| fs::rename(&tmp, &path))
+            .and_then(|bytes| sys::write_private(&path, &bytes))
             .map_err(LaunchError::file("cannot write", &path))
     }
 

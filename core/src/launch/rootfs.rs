@@ -75,7 +75,21 @@ pub(crate) fn assemble(root: &Root, folder: &Folder) -> Result<PathBuf, LaunchEr
     }
     overlay(&lowers, &upper, &work, &rootfs)
         .map_err(LaunchError::file("cannot mount an overlay on", &rootfs))?;
+    no_links(&rootfs)?;
     Ok(rootfs)
+}
+
+/// A root whose `/dev` is a link makes runtimes write where it points: on the
+/// host (runc CVE-2026-41579). Such a root is refused before a runtime sees it.
+fn no_links(rootfs: &Path) -> Result<(), LaunchError> {
+    for name in ["dev", "proc", "sys"] {
+        if rootfs.join(name).is_symlink() {
+            return Err(LaunchError::Forbidden(format!(
+                "its root filesystem has a symbolic link for /{name}, by which it could reach the host"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Takes the root apart again, in the namespace in which it was made. Must come

@@ -215,11 +215,9 @@ fn probed(path: &Path, exe: &Path, state: &Path) -> (Runtime, Option<String>) {
         };
         known.insert(path.to_owned(), probe);
         // Only a note: without it the runtime is tried again.
-        let tmp = state.join(format!(".runtimes.{}", std::process::id()));
         let _ = serde_json::to_vec(&known)
             .map_err(std::io::Error::from)
-            .and_then(|bytes| std::fs::write(&tmp, bytes))
-            .and_then(|()| std::fs::rename(&tmp, &notes));
+            .and_then(|bytes| crate::sys::write_private(&notes, &bytes));
     }
     (candidate, fault)
 }

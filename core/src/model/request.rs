@@ -17,20 +17,29 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AmountTextError {
     /// The number itself.
-    #[error("{0:?} {1}")]
-    Number(String, AmountError),
+    #[error("{slot}: {text:?} {error}")]
+    Number {
+        /// What it is an amount of.
+        slot: String,
+        /// What was written.
+        text: String,
+        /// What is wrong with it.
+        error: AmountError,
+    },
     /// A unit that is none.
     #[error(
-        "{text:?} has the unknown unit {unit:?}; bytes are written B, kB MB GB TB (powers of 1000) or KiB MiB GiB TiB (powers of 1024)"
+        "{slot}: {text:?} has the unknown unit {unit:?}; bytes are written B, kB MB GB TB (powers of 1000) or KiB MiB GiB TiB (powers of 1024)"
     )]
     Unit {
+        /// What it is an amount of.
+        slot: String,
         /// What was written.
         text: String,
         /// The part that is no unit.
         unit: String,
     },
     /// A byte unit on something that is not counted in bytes.
-    #[error("{text:?} has a unit, but {slot} is a plain number of {per}s")]
+    #[error("{slot}: {text:?} has a unit, but this is a plain number of {per}s")]
     Unitless {
         /// What was written.
         text: String,
@@ -60,11 +69,12 @@ const BYTE_UNITS: [(&str, u64); 9] = [
 /// # Errors
 /// [`AmountTextError`], which quotes the text.
 pub fn parse_amount(text: &str, slot: &str, unit: &str) -> Result<Amount, AmountTextError> {
-    let number = |digits: &str| {
-        digits
-            .parse::<Amount>()
-            .map_err(|e| AmountTextError::Number(text.to_owned(), e))
+    let wrong = |error| AmountTextError::Number {
+        slot: slot.to_owned(),
+        text: text.to_owned(),
+        error,
     };
+    let number = |digits: &str| digits.parse::<Amount>().map_err(wrong);
     let end = text
         .find(|c: char| c.is_ascii_alphabetic())
         .unwrap_or(text.len());
@@ -83,13 +93,14 @@ pub fn parse_amount(text: &str, slot: &str, unit: &str) -> Result<Amount, Amount
     }
     let Some((_, factor)) = BYTE_UNITS.iter().find(|(name, _)| *name == suffix) else {
         return Err(AmountTextError::Unit {
+            slot: slot.to_owned(),
             text: text.to_owned(),
             unit: suffix.to_owned(),
         });
     };
     number(digits.trim_end())?
         .scaled(Amount::from_units(*factor), Amount::ONE)
-        .ok_or_else(|| AmountTextError::Number(text.to_owned(), AmountError::TooLarge))
+        .ok_or_else(|| wrong(AmountError::TooLarge))
 }
 
 /// Writes an amount for people: bytes in the largest binary unit that leaves
@@ -165,7 +176,7 @@ mod tests {
         let cores = parse_amount("2GiB", "cpu", "core").unwrap_err().to_string();
         assert_eq!(
             cores,
-            "\"2GiB\" has a unit, but cpu is a plain number of cores"
+            "cpu: \"2GiB\" has a unit, but this is a plain number of cores"
         );
     }
 

@@ -26,7 +26,8 @@ pub use process::main;
 pub use protocol::Event;
 pub(crate) use protocol::{Order, Report, Settings};
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
@@ -57,7 +58,11 @@ pub(crate) fn spawn(
         why,
     };
     let (ours, theirs) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
-    let log = File::create(folder.monitor_log())
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(folder.monitor_log())
         .map_err(LaunchError::file("cannot write", folder.monitor_log()))?;
     let mut command = std::process::Command::new(exe);
     command

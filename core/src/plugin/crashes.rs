@@ -1,6 +1,8 @@
 //! What is remembered of a plugin's crashes, over the lives of hosts and
 //! agents: the back-off before the next start, and the quarantine.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,13 +86,11 @@ impl Crashes {
     /// # Errors
     /// The folder cannot be written.
     pub fn save(&self, folder: &Path, plugin: &str) -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let (to, tmp) = (
-            path(folder, plugin),
-            folder.join(format!(".{plugin}.{}", std::process::id())),
-        );
-        std::fs::write(&tmp, serde_json::to_vec(self)?)?;
-        std::fs::rename(tmp, to)
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+        crate::sys::write_private(&path(folder, plugin), &serde_json::to_vec(self)?)
     }
 }
 

@@ -50,6 +50,28 @@ pub(crate) fn random() -> io::Result<[u8; 6]> {
     Ok(bytes)
 }
 
+/// Writes a file that is its owner's alone, whatever the umask (S19), by
+/// rename: it is there whole or not at all.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn write_private(path: &std::path::Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let tmp = path.with_file_name(name);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&tmp)?;
+    file.write_all(bytes)
+        .and_then(|()| std::fs::rename(&tmp, path))
+        .inspect_err(|_| drop(std::fs::remove_file(&tmp)))
+}
+
 /// Is this process root?
 #[must_use]
 pub(crate) fn is_root() -> bool {
