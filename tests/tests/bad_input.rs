@@ -386,7 +386,7 @@ fn words_that_cannot_be_read_exit_with_two() {
         "exec x",
         "stop -t soon x",
     ] {
-        machine.divvy(words).run().exits(2).complains("Usage");
+        machine.divvy(words).run().exits(2).complains("--help");
     }
 }
 

@@ -245,11 +245,15 @@ impl Disk {
     }
 
     fn remount(&self, how: &str) {
-        let mount = Command::new("mount")
-            .args(["-o", &format!("remount,{how}")])
-            .arg(&self.0)
-            .status();
-        assert!(mount.is_ok_and(|s| s.success()), "remount {how}");
+        // A monitor that has reported its end may still have its log open.
+        let remounted = eventually(|| {
+            let mount = Command::new("mount")
+                .args(["-o", &format!("remount,{how}")])
+                .arg(&self.0)
+                .output();
+            mount.is_ok_and(|o| o.status.success())
+        });
+        assert!(remounted, "remount {how}");
     }
 }
 
