@@ -1,5 +1,6 @@
 //! What cannot be granted is refused: with its exit code, a stable code, a
 //! remedy, and a state that is what it was.
+#![allow(clippy::unwrap_used)] // a test says what failed by failing
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

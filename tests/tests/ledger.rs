@@ -1,5 +1,6 @@
 //! A ledger that is damaged, gone, full or read-only: nothing is granted or
 //! freed, and the way out is named.
+#![allow(clippy::unwrap_used)] // a test says what failed by failing
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};

@@ -1,4 +1,5 @@
 //! `divvy run` and the verbs around it, on real containers.
+#![allow(clippy::unwrap_used)] // a test says what failed by failing
 
 use std::fs;
 use std::os::fd::OwnedFd;
