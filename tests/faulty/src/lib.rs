@@ -2,7 +2,7 @@
 //!
 //! Without settings it is well behaved: two devices, `unit-a` and `unit-b`, of
 //! one unit each, handed out in quarters. With `mode` and `op` it commits one
-//! [`fault`] in one operation; with `once`, only the first `times` times over
+//! fault in one operation; with `once`, only the first `times` times over
 //! all of its hosts.
 //!
 //! ```text
