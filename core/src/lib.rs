@@ -18,6 +18,7 @@
 //! | [`launch`] | from edits to a container, proven before it runs |
 //! | [`monitor`] | the process that stays with one workload |
 //! | [`agent`] | the state machine that ties these together |
+//! | [`scenario`] | files of devices and steps, and what the allocator answers |
 //! | [`cli`] | the command line: one file a verb |
 //!
 //! `model` and `allocate` know no I/O, no clock and no tokio. Nothing here
@@ -35,4 +36,5 @@ pub mod ledger;
 pub mod model;
 pub mod monitor;
 pub mod plugin;
+pub mod scenario;
 mod sys;

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Measurements by name, in the order in which they were begun. Criterion
 /// reports averages of batches; the table's medians are of single calls.
 #[derive(Debug, Default)]
-pub(crate) struct Figures(RefCell<Vec<Figure>>);
+pub(crate) struct Figures(RefCell<Vec<Figure>>, RefCell<Vec<String>>);
 
 #[derive(Debug)]
 struct Figure {
@@ -17,6 +17,11 @@ struct Figure {
 }
 
 impl Figures {
+    /// Adds something that is no time.
+    pub(crate) fn note(&self, note: String) {
+        self.1.borrow_mut().push(note);
+    }
+
     /// Adds measurements of `name`; returns their sum, which is what
     /// criterion's `iter_custom` wants.
     pub(crate) fn add(
@@ -44,7 +49,7 @@ impl fmt::Display for Figures {
         writeln!(
             f,
             "{:<28} {:>12} {:>12} {:>9}  {:>10}  met",
-            "figure", "median", "p90", "samples", "target"
+            "figure", "median", "p99", "samples", "target"
         )?;
         for figure in self.0.borrow().iter() {
             let median = quantile(&figure.samples, 50);
@@ -58,10 +63,13 @@ impl fmt::Display for Figures {
                 "{:<28} {:>12} {:>12} {:>9}  {:>10}  {met}",
                 figure.name,
                 human(median),
-                human(quantile(&figure.samples, 90)),
+                human(quantile(&figure.samples, 99)),
                 figure.samples.len(),
                 target,
             )?;
+        }
+        for note in self.1.borrow().iter() {
+            writeln!(f, "{note}")?;
         }
         Ok(())
     }

@@ -61,6 +61,7 @@ fn record(n: usize) -> Record {
             device: device.into(),
             amount: divvy_plugin::Amount::ONE,
             capacities: [(slot.to_owned(), divvy_plugin::Amount::ONE)].into(),
+            start: None,
         },
     };
     Record {
@@ -73,6 +74,7 @@ fn record(n: usize) -> Record {
         created_ms: 1,
         asked: [("cpu".to_owned(), divvy_plugin::Amount::ONE)].into(),
         slices: vec![slice("cpu", "core-0-0"), slice("mem", "node-0")],
+        why: vec![],
         edits: Default::default(),
         launcher: "oci".into(),
         runtime: "built-in".into(),

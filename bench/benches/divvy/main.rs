@@ -8,6 +8,7 @@ mod launch;
 mod ledger;
 mod place;
 mod plugin;
+mod weight;
 
 use std::error::Error;
 

@@ -18,18 +18,13 @@ impl Plugin for Tick {
             summary: "does nothing, for benchmarks".into(),
             // A plugin must offer something.
             slots: vec![Slot {
-                name: "tick.count".into(),
-                summary: "nothing".into(),
-                unit: "device".into(),
-                quantum: Amount::ONE,
-                class: "tick".into(),
-                draws: vec![Draw {
-                    capacity: "count".into(),
-                    per_unit: Amount::ONE,
-                }],
-                shape: Shape::Whole,
-                default: None,
-                level: EnforcementLevel::Advisory,
+                draws: vec![Draw::unit("count")],
+                ..Slot::new(
+                    "tick.count",
+                    "device",
+                    Shape::Whole,
+                    EnforcementLevel::Advisory,
+                )
             }],
             reserved_env: vec![],
             config: vec![],

@@ -11,7 +11,7 @@ use crate::plugin::{CallError, OpenError};
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The request cannot be granted.
-    #[error("{refusal}{}", .held_by.as_ref().map(|h| format!("; held by {h}")).unwrap_or_default())]
+    #[error("{refusal}{}", and_holders(.held_by.as_deref(), &.refusal.would_fit_without))]
     Refused {
         /// Why.
         refusal: Box<Refusal>,
@@ -101,6 +101,16 @@ pub enum AgentError {
     /// The system.
     #[error("{0}: {1}")]
     System(&'static str, std::io::Error),
+}
+
+fn and_holders(held_by: Option<&str>, would_fit_without: &[String]) -> String {
+    let held = held_by
+        .map(|h| format!("; held by {h}"))
+        .unwrap_or_default();
+    match would_fit_without {
+        [] => held,
+        names => format!("{held}; it would fit without {}", names.join(" and ")),
+    }
 }
 
 impl From<CallError> for AgentError {

@@ -17,12 +17,14 @@
 //!
 //! Every error has a stable [`code`](AgentError::code) and changes nothing.
 
+mod decide;
 mod error;
 mod recover;
 mod run;
 mod settle;
 mod view;
 
+pub use decide::Decision;
 pub use error::AgentError;
 pub use run::{RootRequest, RunRequest, Started};
 pub use settle::settle;

@@ -9,15 +9,14 @@ use divvy_plugin::{Device, PrepareRequest, StartedRequest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::decide::{self, decide};
 use super::{Agent, AgentError, settle};
-use crate::allocate::{Demand, Refusal, RefusalCode, Snapshot, allocate};
 use crate::launch::{
     self, BindMount, Container, Folder, Identity, Job, LaunchError, Network, Root, Runtime, Wanted,
     image, merge,
 };
 use crate::model::{
-    Amount, Edits, Inventory, Record, Request, State, check_workload_name, format_amount,
-    new_allocation_id,
+    Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
 };
 use crate::plugin::validate;
 use crate::{frames, monitor, sys};
@@ -306,27 +305,9 @@ impl Agent {
                     state: other.state.word(),
                 });
             }
-            let mut snapshot = Snapshot::new(inventory);
             let held: Vec<&Record> = t.records().iter().filter(|r| r.holds()).collect();
-            for problem in snapshot.hold(held.iter().flat_map(|r| &r.slices)) {
-                tracing::warn!("{problem}");
-            }
-            let decided = Demand::resolve(&snapshot, &request.resources)
-                .and_then(|demand| Ok((allocate(&snapshot, &demand)?, demand)));
-            let (grants, demand) = match decided {
-                Ok(decided) => decided,
-                Err(refusal) => {
-                    // A slot is unknown because its plugin is down: say that.
-                    if let Some((_, error)) = failed.into_iter().find(|(plugin, error)| {
-                        let mine = refusal.slot.split('.').next() == Some(plugin);
-                        (mine || inventory.plugins.is_empty()) && !error.is_absent()
-                    }) {
-                        return Err(error.into());
-                    }
-                    let held_by = holders(&held, &refusal, inventory);
-                    return Err(AgentError::Refused { refusal, held_by });
-                }
-            };
+            let decision = decide(inventory, &held, &request.resources)
+                .map_err(|error| decide::blame(error, inventory, failed))?;
             let record = Record {
                 id: id.to_owned(),
                 name: plan.name.clone(),
@@ -335,11 +316,9 @@ impl Agent {
                 owner: request.caller.uid,
                 boot_id,
                 created_ms: sys::now_ms(),
-                asked: demand
-                    .amounts(&snapshot)
-                    .map(|(n, a)| (n.to_owned(), a))
-                    .collect(),
-                slices: grants.into_iter().map(|g| snapshot.slice(g)).collect(),
+                asked: decision.granted,
+                slices: decision.slices,
+                why: decision.why,
                 edits: BTreeMap::new(),
                 launcher: "oci".into(),
                 runtime: plan.runtime.name.clone(),
@@ -565,24 +544,6 @@ fn reserved(name: &str, inventory: &Inventory) -> bool {
                 Some(ending) => upper.ends_with(ending),
                 None => validate::is_reserved(&upper, [*pattern]),
             })
-}
-
-/// `name (amount), …` of the workloads that hold what is short.
-fn holders(held: &[&Record], refusal: &Refusal, inventory: &Inventory) -> Option<String> {
-    let short = matches!(
-        refusal.code,
-        RefusalCode::Insufficient | RefusalCode::Fragmented
-    );
-    let unit = &inventory.slot(&refusal.slot).filter(|_| short)?.unit;
-    let names: Vec<String> = held
-        .iter()
-        .filter_map(|r| {
-            let mine = r.slices.iter().filter(|s| s.part.slot == refusal.slot);
-            let amount: Amount = mine.map(|s| s.part.amount).sum();
-            (!amount.is_zero()).then(|| format!("{} ({})", r.name, format_amount(amount, unit)))
-        })
-        .collect();
-    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// The host's own root: the job runs as the caller in the current folder,

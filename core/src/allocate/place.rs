@@ -1,321 +1,762 @@
-//! The placement itself.
+//! The placement itself: the parts of a demand, one after another, on a set
+//! of NUMA nodes.
 //!
-//! `pack`, the default policy: keep large free shapes. Candidates are the NUMA
-//! nodes as *homes*; for each, every slot of the demand is placed as near to
-//! the home as it can be, and the cheapest plan wins. The rule, in full:
+//! The rule, in full:
 //!
-//! 1. Slots are placed in the order whole, whole-then-fraction, single,
-//!    divisible (the least movable first), then by slot order.
-//! 2. Devices are tried by distance to the nodes already used by this demand
-//!    (to the home, for the first slot), then: for a part of a device, the one
-//!    with the least free that still suffices; for whole devices and divisible
-//!    amounts, inventory order.
-//! 3. Plans compare by the number of NUMA nodes they touch, then the distance
-//!    they span, then what the home has free of the first slot before (least
-//!    first: fill what is begun), then the home's number.
+//! 1. Parts are placed in the order whole, partition, whole-then-fraction,
+//!    single, divisible (the least movable first), then by slot order.
+//! 2. They are placed on a *node set*: the smallest set of NUMA nodes that has
+//!    room for all of them; of equal size, the one with the least sum of
+//!    distances ([`nodes`](super::nodes)). Devices that hang on no node belong
+//!    to every set. If whole devices are linked to each other, the
+//!    best-connected set comes first ([`linked`](super::linked)) and nodes after
+//!    it.
+//! 3. Within a node set, and between sets that are equal so far, `pack` takes
+//!    what is worth least to the requests that are expected: a device is worth
+//!    the number of eighths, quarters, halves and wholes that still fit on it,
+//!    and of partitions of each profile; the loss of that worth is least. Then
+//!    what has least free; then, of idle devices, what is linked least to other
+//!    idle ones; then inventory order. `spread` takes what has most free.
+//! 4. `fill` and `evenly` ([`classic`](super::classic)) look at no nodes.
 
-use super::refusal::{Refusal, RefusalCode};
-use super::snapshot::{Cell, Serving, SlotIx, SlotView, Snapshot};
-use super::{Demand, Grant};
-use crate::model::{Amount, Shape, format_amount};
+use std::cmp::Reverse;
 
-/// Places a demand, all of it or none.
-///
-/// # Errors
-/// `insufficient` or `fragmented`, with what is free and the largest amount
-/// that would fit now.
-pub fn allocate(snapshot: &Snapshot, demand: &Demand) -> Result<Vec<Grant>, Box<Refusal>> {
-    let mut order = demand.0.clone();
-    order.sort_by_key(|&(ix, _)| (rigidity(snapshot.slots[ix.0].shape), ix));
+use super::classic::{self, Bin};
+use super::cut::{count, runs_of, span};
+use super::demand::{Choices, Demand, Part};
+use super::linked::{self, Graph};
+use super::machine::{Machine, NOWHERE, Needs, NodeIx, SlotView};
+use super::snapshot::Snapshot;
+use super::{DeviceIx, Grant, SlotIx};
+use crate::model::{Amount, Near, Policy, Shape};
 
-    let homes = (0..snapshot.distances.len()).map(Some).chain([None]);
-    let plans = homes.filter_map(|home| plan(snapshot, &order, home));
-    match plans.min_by(|a, b| a.cost.cmp(&b.cost)) {
-        Some(plan) => Ok(plan.grants),
-        None => Err(Box::new(explain(snapshot, &order))),
-    }
+/// All slices of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// What was granted, the parts in the order in which they were placed.
+    pub grants: Vec<Grant>,
+    /// Which of the [`Choices`] this is.
+    pub choice: usize,
+    /// Is the set of linked devices proven to be the best-connected one? True
+    /// where links play no part.
+    pub exact: bool,
 }
 
-fn rigidity(shape: Shape) -> u8 {
-    match shape {
-        Shape::Whole => 0,
-        Shape::WholeThenFraction => 1,
-        Shape::Single => 2,
-        Shape::Divisible => 3,
-    }
+/// Places a request: the first of its choices for which there is room, all of
+/// it. `None`: there is room for none; [`explain`](super::explain) says why.
+#[must_use]
+pub fn allocate(snapshot: &Snapshot, choices: &Choices) -> Option<Allocation> {
+    let place = |(choice, demand)| {
+        let plan = plan(snapshot, demand)?;
+        Some(Allocation {
+            grants: plan.grants,
+            choice,
+            exact: plan.exact,
+        })
+    };
+    choices.0.iter().enumerate().find_map(place)
 }
 
+/// A way to place a demand, and what speaks against it.
+#[derive(Debug)]
 struct Plan {
     grants: Vec<Grant>,
-    cost: (usize, u32, Amount, Option<usize>),
+    cost: Cost,
+    exact: bool,
 }
 
-fn plan(snapshot: &Snapshot, order: &[(SlotIx, Amount)], home: Option<usize>) -> Option<Plan> {
-    let mut trial = Trial::new(snapshot);
-    let mut nodes: Vec<usize> = Vec::new();
-    for &(ix, amount) in order {
-        let first = trial.grants.len();
-        let near = if nodes.is_empty() {
-            home.as_slice()
-        } else {
-            &nodes
-        };
-        trial.place(ix, amount, near)?;
-        for grant in &trial.grants[first..] {
-            if let Some(node) = snapshot.devices[grant.device.0].numa
-                && !nodes.contains(&node)
-            {
-                nodes.push(node);
+/// Compared field by field: less is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Cost {
+    /// Link weights within sets of whole devices.
+    links: Reverse<u64>,
+    nodes: usize,
+    span: u32,
+    loss: i64,
+    /// What is free of what is taken, or beside it.
+    free: Amount,
+    /// Weights of links from what is taken to idle devices.
+    idle_links: u64,
+    /// The device that was taken first.
+    first: u32,
+}
+
+/// Does a demand fit, and where?
+pub(super) fn fits(snapshot: &Snapshot, demand: &Demand) -> bool {
+    plan(snapshot, demand).is_some()
+}
+
+fn plan(snapshot: &Snapshot, demand: &Demand) -> Option<Plan> {
+    let machine = &**snapshot.machine();
+    let mut budget = linked::BUDGET;
+    let everywhere = |budget: &mut u32| attempt(snapshot, demand, None, budget);
+    let nodes = machine.distances.len();
+    let nodeless = matches!(demand.near, Near::Any)
+        || demand
+            .parts
+            .iter()
+            .all(|p| matches!(p.policy, Policy::Fill | Policy::Evenly));
+    if nodeless || nodes <= 1 {
+        return everywhere(&mut budget);
+    }
+    // The most that links can give; no node set need be tried once it has it.
+    let sets = demand.parts.iter().any(|p| is_set(p, machine));
+    let most_linked = if sets {
+        everywhere(&mut budget)?.cost.links
+    } else {
+        Reverse(0)
+    };
+    let mut best: Option<Plan> = None;
+    for (i, group) in machine.node_sets.iter().enumerate() {
+        if i == 1 && demand.near == Near::Node {
+            return best;
+        }
+        if i == 1 && !sets && everywhere(&mut budget).is_none() {
+            return None;
+        }
+        for set in &group.sets {
+            if let Some(mut plan) = attempt(snapshot, demand, Some(set), &mut budget) {
+                (plan.cost.nodes, plan.cost.span) = (set.len(), group.span);
+                if best.as_ref().is_none_or(|b| plan.cost < b.cost) {
+                    best = Some(plan);
+                }
             }
         }
+        if best.as_ref().is_some_and(|b| b.cost.links <= most_linked) {
+            return best;
+        }
     }
-    let span = nodes
-        .iter()
-        .flat_map(|&a| nodes.iter().map(move |&b| snapshot.distances[a][b]))
-        .sum();
-    let at_home = order.first().map_or(Amount::ZERO, |&(ix, _)| {
-        let slot = &snapshot.slots[ix.0];
-        let home = slot
-            .devices
-            .iter()
-            .filter(|s| snapshot.devices[s.device.0].numa == home);
-        home.map(|s| snapshot.free(slot, s, &snapshot.cells)).sum()
-    });
+    match demand.near {
+        Near::Node => best,
+        _ => best.or_else(|| everywhere(&mut budget)),
+    }
+}
+
+/// Is this a set of whole devices for which links matter?
+fn is_set(part: &Part, machine: &Machine) -> bool {
+    let slot = machine.view(part.slot());
+    let linked = |&d: &u32| !machine.links(d).is_empty();
+    part.shape == Shape::Whole && part.amount() > Amount::ONE && slot.devices.iter().any(linked)
+}
+
+fn attempt(
+    snapshot: &Snapshot,
+    demand: &Demand,
+    nodes: Option<&[NodeIx]>,
+    budget: &mut u32,
+) -> Option<Plan> {
+    let mut trial = Trial {
+        on: snapshot,
+        machine: snapshot.machine(),
+        nodes,
+        near: demand.near,
+        consult: demand.entangled,
+        grants: Vec::with_capacity(demand.parts.len() + 2),
+        taken: Vec::new(),
+        cost: Cost {
+            links: Reverse(0),
+            nodes: 0,
+            span: 0,
+            loss: 0,
+            free: Amount::ZERO,
+            idle_links: 0,
+            first: u32::MAX,
+        },
+        exact: true,
+        budget,
+    };
+    for part in &demand.parts {
+        trial.place(part)?;
+    }
+    if trial.consult && trial.has_parent_and_child() {
+        return None;
+    }
     Some(Plan {
         grants: trial.grants,
-        cost: (nodes.len(), span, at_home, home),
+        cost: trial.cost,
+        exact: trial.exact,
     })
 }
 
-/// A placement being tried: the snapshot's cells, less what it has taken.
+/// A placement being tried: the snapshot, less what it has taken.
 struct Trial<'a> {
     on: &'a Snapshot,
-    cells: Vec<Cell>,
+    machine: &'a Machine,
+    nodes: Option<&'a [NodeIx]>,
+    near: Near,
+    /// May what was taken matter to what comes?
+    consult: bool,
     grants: Vec<Grant>,
+    /// What was taken of which device's capacities.
+    taken: Vec<(u32, Needs)>,
+    cost: Cost,
+    exact: bool,
+    budget: &'a mut u32,
 }
 
-impl<'a> Trial<'a> {
-    fn new(on: &'a Snapshot) -> Self {
-        Self {
-            on,
-            cells: on.cells.clone(),
-            grants: Vec::new(),
-        }
-    }
+/// What speaks for a device, less is better.
+type Rank = (i64, Amount, u64, u32);
 
-    /// Places one slot near some nodes; `None` if it does not fit.
-    fn place(&mut self, ix: SlotIx, amount: Amount, near: &[usize]) -> Option<()> {
-        let slot = &self.on.slots[ix.0];
-        match slot.shape {
-            Shape::Divisible => self.pieces(ix, slot, amount, near),
-            Shape::Single => self.part(ix, slot, amount, near),
-            Shape::Whole => {
-                let rest = self.wholes(ix, slot, amount, near);
-                rest.is_zero().then_some(())
-            }
+impl<'a> Trial<'a> {
+    /// Places one part; `None` if it does not fit.
+    fn place(&mut self, part: &'a Part) -> Option<()> {
+        let slot = self.machine.view(part.slot());
+        let (ix, amount) = part.claims[0];
+        if matches!(part.policy, Policy::Fill | Policy::Evenly) {
+            return self.classic(part, slot);
+        }
+        match part.shape {
+            Shape::Divisible => self.pieces(part, slot),
+            Shape::Single => self.single(part, slot),
+            Shape::Partition => self.partitions(part, slot),
+            Shape::Whole => self.wholes(part, slot),
             Shape::WholeThenFraction => {
                 let first = self.grants.len();
-                let rest = self.wholes(ix, slot, amount, near);
-                // A whole unit that found no device is not made of parts.
-                if rest >= Amount::ONE {
-                    return None;
-                }
+                let rest = self.units(part, slot, amount)?;
                 if rest.is_zero() {
                     return Some(());
                 }
-                // The odd part belongs beside the whole ones.
-                let whole = self
-                    .grants
-                    .get(first)
-                    .and_then(|g| self.on.devices[g.device.0].numa);
-                match whole {
-                    Some(node) => self.part(ix, slot, rest, &[node]),
-                    None => self.part(ix, slot, rest, near),
-                }
+                // Not on a core that is the whole ones' already.
+                let wholes = &self.grants[first..];
+                let needs = |d: u32| {
+                    let apart = wholes.iter().all(|g| g.device.0 != d);
+                    part_needs(part, self, d).filter(|_| apart)
+                };
+                let (device, needs, rank) = self.best(part, slot, needs)?;
+                self.score(rank);
+                self.take(ix, device, rest, None, needs);
+                Some(())
             }
         }
     }
 
-    /// Takes whole, idle devices while they are needed; what is left over.
-    fn wholes(&mut self, ix: SlotIx, slot: &'a SlotView, amount: Amount, near: &[usize]) -> Amount {
-        let mut idle: Vec<&Serving> = self.idle(slot).collect();
-        idle.sort_by_key(|s| (self.distance(s, near), s.device));
-        let mut rest = amount;
-        for serving in idle {
-            let whole = self.on.whole(slot, serving);
-            if rest >= whole {
-                self.take(ix, serving, whole);
-                rest = rest.saturating_sub(whole);
-            }
-        }
-        rest
+    // === the devices ===
+
+    /// The devices of the node set that serve a slot, may be used, and are
+    /// open.
+    fn open(&self, part: &'a Part, slot: &'a SlotView) -> impl Iterator<Item = u32> + '_ {
+        let wanted =
+            move |node: NodeIx| node == NOWHERE || self.nodes.is_none_or(|set| set.contains(&node));
+        let runs = slot.nodes.iter().filter(move |(node, ..)| wanted(*node));
+        runs.flat_map(|&(_, from, to)| &slot.devices[from as usize..to as usize])
+            .copied()
+            .filter(move |&d| self.may(part, slot, d))
     }
 
-    /// Takes what there is, device after device.
-    fn pieces(
-        &mut self,
-        ix: SlotIx,
-        slot: &'a SlotView,
-        amount: Amount,
-        near: &[usize],
-    ) -> Option<()> {
-        let mut devices: Vec<&Serving> = slot.devices.iter().collect();
-        devices.sort_by_key(|s| (self.distance(s, near), s.device));
-        let mut rest = amount;
-        for serving in devices {
-            let piece = self.on.free(slot, serving, &self.cells).min(rest);
-            if !piece.is_zero() {
-                self.take(ix, serving, piece);
-                rest = rest.saturating_sub(piece);
-            }
-        }
-        rest.is_zero().then_some(())
+    fn may(&self, part: &Part, slot: &SlotView, device: u32) -> bool {
+        part.mask.as_ref().is_none_or(|m| m.contains(device))
+            && self.on.is_open(slot, device)
+            && (!self.consult || self.is_at_peace(slot, device))
     }
 
-    /// Takes a part of one device: the nearest, then the fullest that still
-    /// has room.
-    fn part(
-        &mut self,
-        ix: SlotIx,
-        slot: &'a SlotView,
-        amount: Amount,
-        near: &[usize],
-    ) -> Option<()> {
-        let free = |s: &Serving| self.on.free(slot, s, &self.cells);
-        let serving = slot
-            .devices
+    /// Does nothing that this trial took stand against work of a slot on a
+    /// device: another mode, its parent or a partition of it?
+    fn is_at_peace(&self, slot: &SlotView, device: u32) -> bool {
+        let parent = |d: u32| self.machine.place(d).parent;
+        self.grants.iter().all(|grant| {
+            let (other, taken) = (self.machine.view(grant.slot), grant.device.0);
+            let mode = other.mode.map_or(0, |m| 1u64 << (m % 64));
+            let same = taken == device && mode & slot.forbids != 0;
+            !same && parent(taken) != device && parent(device) != taken
+        })
+    }
+
+    /// Was a device taken, and a partition of it too? Only amounts that are
+    /// split over devices come to that.
+    fn has_parent_and_child(&self) -> bool {
+        let taken = |d: u32| self.grants.iter().any(|g| g.device.0 == d);
+        let parents = self
+            .grants
             .iter()
-            .filter(|s| free(s) >= amount)
-            .min_by_key(|s| (self.distance(s, near), free(s), s.device))?;
-        self.take(ix, serving, amount);
-        Some(())
+            .map(|g| self.machine.place(g.device.0).parent);
+        parents.into_iter().any(taken)
     }
 
-    fn take(&mut self, slot: SlotIx, serving: &Serving, amount: Amount) {
-        for &(cell, per_unit) in &serving.draws {
-            let cell = &mut self.cells[cell];
-            let used = amount
-                .scaled(per_unit, Amount::ONE)
-                .and_then(|a| cell.used.checked_add(a));
-            debug_assert!(
-                used.is_some_and(|u| u <= cell.usable),
-                "a grant over capacity"
-            );
-            cell.used = used.unwrap_or(Amount::MAX);
+    fn free(&self, device: u32, offset: usize) -> Amount {
+        let free = self.on.free(device, offset);
+        if self.taken.is_empty() {
+            return free;
+        }
+        let mine = self.taken.iter().filter(|(d, _)| *d == device);
+        let mine = mine.flat_map(|(_, needs)| needs.iter());
+        mine.filter(|(o, _)| *o == offset)
+            .fold(free, |free, (_, amount)| free.saturating_sub(amount))
+    }
+
+    fn positions(&self, device: u32) -> u64 {
+        let mine = self.grants.iter().filter(|g| g.device.0 == device);
+        mine.fold(self.on.state(device).taken, |taken, grant| {
+            let cut = grant.start.zip(self.machine.kind(device).cut(grant.slot));
+            taken | cut.map_or(0, |(start, cut)| span(start, cut.size))
+        })
+    }
+
+    fn is_idle(&self, device: u32) -> bool {
+        self.on.is_idle(device)
+            && (!self.consult || self.grants.iter().all(|g| g.device.0 != device))
+    }
+
+    /// Has a device room for this much?
+    fn has(&self, device: u32, needs: &Needs) -> bool {
+        needs
+            .iter()
+            .all(|(offset, need)| self.free(device, offset) >= need)
+    }
+
+    /// How much of a slot a device could still serve.
+    fn room(&self, ix: SlotIx, slot: &SlotView, device: u32) -> Amount {
+        if self.taken.is_empty() || !self.consult {
+            return self.on.room(ix, device);
+        }
+        let terms = self.machine.terms(slot, device);
+        terms.map_or(Amount::ZERO, |terms| {
+            let kind = self.machine.kind(device);
+            terms.room(kind, slot.quantum, |offset| self.free(device, offset))
+        })
+    }
+
+    fn take(&mut self, slot: SlotIx, device: u32, amount: Amount, start: Option<u8>, needs: Needs) {
+        debug_assert!(self.has(device, &needs), "a grant over capacity");
+        if self.grants.is_empty() {
+            self.cost.first = device;
         }
         self.grants.push(Grant {
             slot,
-            device: serving.device,
+            device: DeviceIx(device),
             amount,
+            start,
         });
+        if self.consult {
+            self.taken.push((device, needs));
+        }
     }
 
-    /// Devices that are open, offer something and of which nothing is held.
-    fn idle(&self, slot: &'a SlotView) -> impl Iterator<Item = &'a Serving> {
-        slot.devices.iter().filter(|s| {
-            let cells = &self.on.devices[s.device.0].cells;
-            let unused = cells.values().all(|&c| self.cells[c].used.is_zero());
-            unused && !self.on.free(slot, s, &self.cells).is_zero()
-        })
+    fn score(&mut self, rank: Rank) {
+        self.cost.loss += rank.0;
+        self.cost.free = self.cost.free.checked_add(rank.1).unwrap_or(Amount::MAX);
+        self.cost.idle_links += rank.2;
     }
 
-    fn distance(&self, serving: &Serving, near: &[usize]) -> u32 {
-        let Some(node) = self.on.devices[serving.device.0].numa else {
-            return 0;
+    // === the shapes ===
+
+    /// All of it on one device.
+    fn single(&mut self, part: &'a Part, slot: &'a SlotView) -> Option<()> {
+        let (device, needs, rank) = self.best(part, slot, |d| part_needs(part, self, d))?;
+        self.score(rank);
+        for (i, &(ix, amount)) in part.claims.iter().enumerate() {
+            // The first grant stands for what all of them take.
+            let needs = if i == 0 { needs } else { Needs::default() };
+            self.take(ix, device, amount, None, needs);
+        }
+        Some(())
+    }
+
+    /// The device that is best for something that needs this much of it.
+    fn best(
+        &self,
+        part: &'a Part,
+        slot: &'a SlotView,
+        needs: impl Fn(u32) -> Option<&'a Needs>,
+    ) -> Option<(u32, Needs, Rank)> {
+        let mut best: Option<(u32, &Needs, Rank)> = None;
+        for device in self.open(part, slot) {
+            let Some(needs) = needs(device).filter(|n| self.has(device, n)) else {
+                continue;
+            };
+            let rank = self.rank(part.policy, device, needs);
+            if best.as_ref().is_none_or(|(.., least)| rank < *least) {
+                best = Some((device, needs, rank));
+            }
+        }
+        best.map(|(device, needs, rank)| (device, *needs, rank))
+    }
+
+    fn rank(&self, policy: Policy, device: u32, needs: &Needs) -> Rank {
+        let free = |offset| self.free(device, offset);
+        let first = needs.iter().next().map_or(Amount::ZERO, |(o, _)| free(o));
+        if policy == Policy::Spread {
+            return (0, Amount::MAX.saturating_sub(first), 0, device);
+        }
+        let kind = self.machine.kind(device);
+        let before = kind.eighths(needs, |offset, _| free(offset));
+        let after = kind.eighths(needs, |offset, need| free(offset).saturating_sub(need));
+        let mut loss = self.machine.worth(before) - self.machine.worth(after);
+        let idle = self.is_idle(device);
+        if idle && kind.cuts.is_some() {
+            // It can no longer be cut.
+            loss += self.partitions_left(device, 0, &Needs::default());
+        }
+        let lost_links = if idle { self.idle_links(device) } else { 0 };
+        (loss, first, lost_links, device)
+    }
+
+    /// The weights of a device's links to idle devices.
+    fn idle_links(&self, device: u32) -> u64 {
+        let links = self.machine.links(device).iter();
+        links
+            .filter(|(to, _)| self.is_idle(*to))
+            .map(|(_, weight)| u64::from(*weight))
+            .sum()
+    }
+
+    /// What there is, device after device: one that has room for all of it,
+    /// else the fewest.
+    fn pieces(&mut self, part: &'a Part, slot: &'a SlotView) -> Option<()> {
+        let (ix, amount) = part.claims[0];
+        let mut rooms: Vec<(u32, Amount)> = self
+            .open(part, slot)
+            .map(|d| (d, self.room(ix, slot, d)))
+            .filter(|(_, room)| !room.is_zero())
+            .collect();
+        if part.policy == Policy::Pack {
+            let kind = |d: u32| self.machine.place(d).kind;
+            let needs = |d: u32| self.machine.needs(&[(ix, amount)], kind(d));
+            let whole = rooms
+                .iter()
+                .filter(|(_, room)| *room >= amount)
+                .filter_map(|&(d, _)| Some((self.rank(part.policy, d, &needs(d)?), d)))
+                .min();
+            if let Some((rank, device)) = whole {
+                self.score(rank);
+                self.take(ix, device, amount, None, needs(device)?);
+                return Some(());
+            }
+        }
+        // A stable sort: equals stay in node and inventory order.
+        rooms.sort_by_key(|&(_, room)| Reverse(room));
+        let pieces = match part.policy {
+            Policy::Spread if !part.unsplit => level(&rooms, amount, slot.quantum)?,
+            _ => drain(&rooms, amount)?,
         };
-        let all = near.iter().map(|&n| self.on.distances[n][node]);
-        all.min().unwrap_or(0)
+        if part.unsplit && pieces.len() as u64 > fewest(self.machine, slot, amount) {
+            return None;
+        }
+        for (device, piece) in pieces {
+            let needs = self
+                .machine
+                .needs(&[(ix, piece)], self.machine.place(device).kind)?;
+            self.score((0, self.room(ix, slot, device), 0, 0));
+            self.take(ix, device, piece, None, needs);
+        }
+        Some(())
+    }
+
+    /// Whole, idle devices, as many as are needed.
+    fn wholes(&mut self, part: &'a Part, slot: &'a SlotView) -> Option<()> {
+        if part.amount() <= Amount::ONE || !is_set(part, self.machine) {
+            let alone = part.amount() <= Amount::ONE || self.near != Near::Linked;
+            let rest = self.units(part, slot, part.amount())?;
+            return (alone && rest.is_zero()).then_some(());
+        }
+        let mut idle: Vec<u32> = self.open(part, slot).filter(|&d| self.is_idle(d)).collect();
+        // A device and a partition of it cannot both be had: the former stays.
+        let all = idle.clone();
+        idle.retain(|&d| !all.contains(&self.machine.place(d).parent));
+        // A set counts devices; they are taken for one unit each.
+        let n = usize::try_from(part.amount().whole_units()).ok()?;
+        let unit = |d: &u32| self.whole(slot, *d) == Amount::ONE;
+        if !part.amount().fraction().is_zero() || n > idle.len() || !idle.iter().all(unit) {
+            return None;
+        }
+        let mut graph = Graph::new(idle.len());
+        let mut at = vec![usize::MAX; self.machine.device_count()];
+        for (i, &device) in idle.iter().enumerate() {
+            at[device as usize] = i;
+        }
+        for (i, &device) in idle.iter().enumerate() {
+            for &(to, weight) in self.machine.links(device) {
+                if at[to as usize] != usize::MAX {
+                    graph.link(i, at[to as usize], weight);
+                }
+            }
+        }
+        let reach: Vec<u64> = idle.iter().map(|&d| self.idle_links(d)).collect();
+        let set = graph.best(n, &reach, self.near == Near::Linked, self.budget)?;
+        self.score((0, Amount::ZERO, set.reach, 0));
+        self.cost.links = Reverse(self.cost.links.0 + set.inside);
+        self.exact &= set.exact;
+        for member in set.members {
+            self.take_whole(part.slot(), slot, idle[member])?;
+        }
+        Some(())
+    }
+
+    /// Takes idle devices as long as they are needed whole; what is left over,
+    /// less than the smallest of them.
+    fn units(&mut self, part: &'a Part, slot: &'a SlotView, amount: Amount) -> Option<Amount> {
+        let mut rest = amount;
+        let mut spare = Amount::ZERO;
+        let idle: Vec<u32> = self.open(part, slot).filter(|&d| self.is_idle(d)).collect();
+        for device in idle {
+            let whole = self.whole(slot, device);
+            if rest < whole || whole.is_zero() {
+                spare = spare.checked_add(whole).unwrap_or(Amount::MAX);
+            } else if !self.consult || self.is_at_peace(slot, device) {
+                self.take_whole(part.slot(), slot, device)?;
+                rest = rest.saturating_sub(whole);
+            }
+        }
+        // A whole unit that found no device is not made of parts.
+        if rest >= Amount::ONE {
+            return None;
+        }
+        self.score(match part.policy {
+            Policy::Spread => (0, Amount::MAX.saturating_sub(spare), 0, 0),
+            _ => (0, spare, 0, 0),
+        });
+        Some(rest)
+    }
+
+    fn take_whole(&mut self, ix: SlotIx, slot: &SlotView, device: u32) -> Option<()> {
+        let whole = self.whole(slot, device);
+        let needs = self
+            .machine
+            .needs(&[(ix, whole)], self.machine.place(device).kind)?;
+        self.take(ix, device, whole, None, needs);
+        Some(())
+    }
+
+    fn whole(&self, slot: &SlotView, device: u32) -> Amount {
+        self.machine
+            .terms(slot, device)
+            .map_or(Amount::ZERO, |t| t.whole)
+    }
+
+    /// Hardware partitions, one after another, each where it costs least.
+    fn partitions(&mut self, part: &'a Part, slot: &'a SlotView) -> Option<()> {
+        let ix = part.slot();
+        let wanted = part.amount().whole_units();
+        // Each device's best place; only the device that was cut changes.
+        let devices: Vec<u32> = self.open(part, slot).collect();
+        let mut known: Vec<(State, Option<(Rank, u8)>)> = Vec::new();
+        let mut places: Vec<(u32, Option<(Rank, u8)>)> = Vec::with_capacity(devices.len());
+        for device in devices {
+            let state = State {
+                kind: self.machine.place(device).kind,
+                taken: self.positions(device),
+                idle: self.is_idle(device),
+                used: self.used(device),
+            };
+            let place = match known.iter().find(|(s, _)| *s == state) {
+                // Alike but for its number.
+                Some((_, place)) => place.map(|((a, b, c, _), start)| ((a, b, c, device), start)),
+                None => {
+                    let place = self.cut(ix, part.policy, device);
+                    if known.len() < 64 {
+                        known.push((state, place));
+                    }
+                    place
+                }
+            };
+            places.push((device, place));
+        }
+        let consulted = std::mem::replace(&mut self.consult, true);
+        for _ in 0..wanted {
+            let open = |d: u32| !consulted || self.is_at_peace(slot, d);
+            let best = places
+                .iter()
+                .enumerate()
+                .filter(|(_, (device, _))| open(*device))
+                .filter_map(|(i, (_, p))| Some((p.as_ref()?, i)));
+            let Some((&(rank, start), i)) = best.min_by_key(|((rank, _), _)| *rank) else {
+                self.consult = consulted;
+                return None;
+            };
+            let device = places[i].0;
+            let needs = self.machine.kind(device).cut(ix)?.needs;
+            self.score(rank);
+            self.take(ix, device, Amount::ONE, Some(start), needs);
+            places[i].1 = self.cut(ix, part.policy, device);
+        }
+        self.consult = consulted;
+        Some(())
+    }
+
+    fn used(&self, device: u32) -> Vec<Amount> {
+        let capacities = 0..self.machine.kind(device).capacities.len();
+        capacities.map(|offset| self.free(device, offset)).collect()
+    }
+
+    /// The best place for one partition on a device: the start after which the
+    /// most partitions still fit.
+    fn cut(&self, ix: SlotIx, policy: Policy, device: u32) -> Option<(Rank, u8)> {
+        let kind = self.machine.kind(device);
+        let cut = kind.cut(ix)?;
+        let taken = self.positions(device);
+        if !self.has(device, &cut.needs) {
+            return None;
+        }
+        let mut before = self.partitions_left(device, taken, &Needs::default());
+        if self.is_idle(device) {
+            // It could be had whole.
+            before += self.machine.worth(8);
+        }
+        let mut fits = cut.starts & runs_of(!taken, cut.size);
+        let mut best: Option<(i64, u8)> = None;
+        while fits != 0 {
+            let start = u8::try_from(fits.trailing_zeros()).ok()?;
+            fits &= fits - 1;
+            let covered = taken | span(start, cut.size);
+            let loss = before - self.partitions_left(device, covered, &cut.needs);
+            if best.is_none_or(|(least, _)| loss < least) {
+                best = Some((loss, start));
+            }
+        }
+        let (loss, start) = best?;
+        let free = Amount::from_units(u64::from(taken.count_zeros()));
+        let rank = match policy {
+            Policy::Spread => (0, Amount::MAX.saturating_sub(free), 0, device),
+            _ => (loss, free, 0, device),
+        };
+        Some((rank, start))
+    }
+
+    /// How many partitions of each profile fit, summed: what a device that is
+    /// cut is worth.
+    fn partitions_left(&self, device: u32, taken: u64, less: &Needs) -> i64 {
+        let kind = self.machine.kind(device);
+        let free = |offset: usize| {
+            let gone = less.iter().filter(|(o, _)| *o == offset);
+            gone.fold(self.free(device, offset), |f, (_, a)| f.saturating_sub(a))
+        };
+        let cuts = kind.cuts.iter().flat_map(|cuts| &cuts.profiles);
+        let counts = cuts.map(|cut| count(cut, taken, free).whole_units());
+        counts.map(|n| i64::try_from(n).unwrap_or(64)).sum()
+    }
+
+    /// `fill` and `evenly`.
+    fn classic(&mut self, part: &'a Part, slot: &'a SlotView) -> Option<()> {
+        let (ix, amount) = part.claims[0];
+        let bins = self.bins(part, slot);
+        let asked = quanta(amount, slot.quantum);
+        if part.unsplit && !classic::unsplit(&bins, asked) {
+            return None;
+        }
+        let whole_units = slot.quantum.fraction().is_zero();
+        let pieces = match part.policy {
+            Policy::Fill => classic::fill(&bins, asked),
+            _ if whole_units => classic::evenly_whole(&bins, asked),
+            _ => classic::evenly(&bins, asked),
+        }?;
+        for (device, quanta) in pieces {
+            let piece = slot
+                .quantum
+                .scaled(Amount::from_units(quanta), Amount::ONE)?;
+            let needs = self
+                .machine
+                .needs(&[(ix, piece)], self.machine.place(device).kind)?;
+            self.take(ix, device, piece, None, needs);
+        }
+        Some(())
+    }
+
+    fn bins(&self, part: &'a Part, slot: &'a SlotView) -> Vec<Bin> {
+        let ix = part.slot();
+        let mut bins: Vec<Bin> = self
+            .open(part, slot)
+            .map(|device| {
+                let room = self.room(ix, slot, device);
+                Bin {
+                    device,
+                    exact: self.exact_room(slot, device),
+                    free: quanta(room, slot.quantum),
+                    capacity: quanta(self.whole(slot, device), slot.quantum),
+                }
+            })
+            .collect();
+        classic::order(&mut bins);
+        bins
+    }
+
+    /// What is free of a slot, off its quantum too.
+    fn exact_room(&self, slot: &SlotView, device: u32) -> Amount {
+        self.machine
+            .terms(slot, device)
+            .map_or(Amount::ZERO, |terms| {
+                let kind = self.machine.kind(device);
+                terms.room(kind, Amount::NANO, |offset| self.free(device, offset))
+            })
     }
 }
 
-/// Says which slot is short, and how short. The demand is known not to fit.
-fn explain(snapshot: &Snapshot, order: &[(SlotIx, Amount)]) -> Refusal {
-    // The first slot that does not fit even alone; slots of this cut do not
-    // compete for capacities, so there is one.
-    let short = order
-        .iter()
-        .find(|&&(ix, amount)| Trial::new(snapshot).place(ix, amount, &[]).is_none())
-        .or(order.first());
-    let Some(&(ix, asked)) = short else {
-        return Refusal::new(RefusalCode::Insufficient, "", "nothing was asked".into());
-    };
-    let slot = &snapshot.slots[ix.0];
-    let free = |s: &Serving| snapshot.free(slot, s, &snapshot.cells);
-    let free: Amount = slot.devices.iter().map(free).sum();
-    let total: Amount = slot.devices.iter().map(|s| snapshot.whole(slot, s)).sum();
-    let largest = largest(snapshot, slot);
-    let code = if free >= asked {
-        RefusalCode::Fragmented
-    } else {
-        RefusalCode::Insufficient
-    };
-    let show = |amount: Amount| {
-        if slot.unit == "byte" {
-            format!("{amount} ({})", format_amount(amount, "byte"))
-        } else {
-            amount.to_string()
+/// What makes two devices alike for cutting.
+#[derive(PartialEq, Eq)]
+struct State {
+    kind: u32,
+    taken: u64,
+    idle: bool,
+    used: Vec<Amount>,
+}
+
+fn part_needs<'a>(part: &'a Part, trial: &Trial<'_>, device: u32) -> Option<&'a Needs> {
+    part.needs[trial.machine.place(device).kind as usize].as_ref()
+}
+
+fn quanta(amount: Amount, quantum: Amount) -> u64 {
+    let nanos = quantum.nanos().max(1);
+    u64::try_from(amount.nanos() / nanos).unwrap_or(u64::MAX)
+}
+
+/// The fewest devices that an amount needs, were they all empty.
+pub(super) fn fewest(machine: &Machine, slot: &SlotView, amount: Amount) -> u64 {
+    let whole = |&d: &u32| machine.terms(slot, d).map_or(Amount::ZERO, |t| t.whole);
+    let largest = slot.devices.iter().map(whole).max().unwrap_or_default();
+    let n = amount.nanos().div_ceil(largest.nanos().max(1));
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// Takes from the roomiest first.
+fn drain(rooms: &[(u32, Amount)], amount: Amount) -> Option<Vec<(u32, Amount)>> {
+    let mut rest = amount;
+    let mut pieces = Vec::new();
+    for &(device, room) in rooms {
+        if rest.is_zero() {
+            break;
         }
-    };
-    let mut message = format!(
-        "{}: {} asked, {} free of {}",
-        slot.name,
-        show(asked),
-        show(free),
-        show(total)
-    );
-    if code == RefusalCode::Fragmented {
-        message += match slot.shape {
-            Shape::Single => ", but not on one device",
-            Shape::Whole => ", but not as whole devices",
-            Shape::WholeThenFraction => ", but not as whole devices and one part",
-            Shape::Divisible => "",
-        };
+        let piece = room.min(rest);
+        pieces.push((device, piece));
+        rest = rest.saturating_sub(piece);
     }
-    message += &if largest.is_zero() {
-        "; nothing of it can be granted now".to_owned()
-    } else {
-        format!("; the largest that fits now is {}", show(largest))
-    };
-    let closed: Vec<String> = slot
-        .devices
+    rest.is_zero().then_some(pieces)
+}
+
+/// Takes from the roomiest until they are as full as the next ones, and so on:
+/// what is left free is as equal as it can be.
+fn level(rooms: &[(u32, Amount)], amount: Amount, quantum: Amount) -> Option<Vec<(u32, Amount)>> {
+    let asked = quanta(amount, quantum);
+    let free: Vec<u64> = rooms
         .iter()
-        .filter_map(|s| {
-            let device = &snapshot.devices[s.device.0];
-            Some(format!("{} ({})", device.name, device.closed.as_deref()?))
-        })
+        .map(|(_, room)| quanta(*room, quantum))
         .collect();
-    if !closed.is_empty() {
-        message += &format!("; closed: {}", closed.join(", "));
-    }
-    Refusal {
-        asked: Some(asked),
-        free: Some(free),
-        largest: Some(largest),
-        ..Refusal::new(code, &slot.name, message)
-    }
-}
-
-/// The largest amount of a slot that a request for it alone would get now.
-fn largest(snapshot: &Snapshot, slot: &SlotView) -> Amount {
-    let free = || {
-        slot.devices
-            .iter()
-            .map(|s| (s.device, snapshot.free(slot, s, &snapshot.cells)))
-    };
-    let trial = Trial::new(snapshot);
-    let idle: Vec<&Serving> = trial.idle(slot).collect();
-    let whole: Amount = idle.iter().map(|s| snapshot.whole(slot, s)).sum();
-    match slot.shape {
-        Shape::Divisible => free().map(|(_, f)| f).sum(),
-        Shape::Single => free().map(|(_, f)| f).max().unwrap_or_default(),
-        Shape::Whole => whole,
-        Shape::WholeThenFraction => {
-            let part = free()
-                .filter(|(device, _)| !idle.iter().any(|s| s.device == *device))
-                .map(|(_, f)| f)
-                .max()
-                .unwrap_or_default();
-            whole.checked_add(part).unwrap_or(Amount::MAX)
+    let mut sum = 0u64;
+    for (n, room) in (1u64..).zip(&free) {
+        sum = sum.saturating_add(*room);
+        // Down to what the next one has free, or to nothing.
+        let next = usize::try_from(n)
+            .ok()
+            .and_then(|n| free.get(n))
+            .copied()
+            .unwrap_or(0);
+        let down_to_next = sum - next * n;
+        if down_to_next < asked {
+            continue;
         }
+        let left = sum - asked;
+        let (each, more) = (left / n, left % n);
+        let taken = rooms
+            .iter()
+            .zip(&free)
+            .zip(0..n)
+            .map(|(((device, _), room), i)| {
+                // The last ones keep one more.
+                let keeps = each + u64::from(i >= n - more);
+                (*device, room.saturating_sub(keeps))
+            });
+        let amounts = taken.filter(|(_, q)| *q > 0).map(|(device, q)| {
+            let piece = quantum.scaled(Amount::from_units(q), Amount::ONE);
+            (device, piece.unwrap_or(Amount::MAX))
+        });
+        return Some(amounts.collect());
     }
+    None
 }

@@ -1,20 +1,13 @@
-//! The machine as numbers: devices, slots and what is free of each, interned.
+//! What is held of a [`Machine`], and so what is free.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use super::Grant;
-use crate::model::{
-    Amount, DefaultAmount, DeviceRef, HealthState, Inventory, NumaNode, Shape, Slice,
-};
-
-/// Index of a slot in a [`Snapshot`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlotIx(pub(super) usize);
-
-/// Index of a device in a [`Snapshot`]; the inventory's order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeviceIx(pub(super) usize);
+use super::cut::{count, span};
+use super::machine::{Machine, NO_DEVICE, Needs, SlotView};
+use super::{Grant, SlotIx};
+use crate::model::{Amount, DeviceRef, Inventory, Slice};
 
 /// One capacity of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,49 +16,6 @@ pub struct Cell {
     pub usable: Amount,
     /// What is held.
     pub used: Amount,
-}
-
-impl Cell {
-    fn free(self) -> Amount {
-        self.usable.saturating_sub(self.used)
-    }
-}
-
-/// A slot, and the devices that can serve it.
-#[derive(Clone, Debug)]
-pub(super) struct SlotView {
-    pub(super) name: String,
-    pub(super) plugin: String,
-    pub(super) unit: String,
-    pub(super) quantum: Amount,
-    pub(super) shape: Shape,
-    pub(super) default: Option<Default>,
-    /// Each device that has all the capacities the slot draws on, with the
-    /// cells and how much of each one unit uses. In device order.
-    pub(super) devices: Vec<Serving>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Default {
-    Fixed(Amount),
-    Like(SlotIx),
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Serving {
-    pub(super) device: DeviceIx,
-    pub(super) draws: Vec<(usize, Amount)>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct DeviceView {
-    pub(super) name: DeviceRef,
-    /// Index into the snapshot's NUMA nodes.
-    pub(super) numa: Option<usize>,
-    /// Why no new work may be placed here, if so.
-    pub(super) closed: Option<String>,
-    /// Names of the capacities and where their cells are.
-    pub(super) cells: BTreeMap<String, usize>,
 }
 
 /// Something held that the inventory cannot account for.
@@ -86,93 +36,85 @@ impl fmt::Display for Problem {
 /// What a decision is made on.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    pub(super) slots: Vec<SlotView>,
-    pub(super) devices: Vec<DeviceView>,
-    pub(super) cells: Vec<Cell>,
-    /// `distances[from][to]`, ACPI SLIT units.
-    pub(super) distances: Vec<Vec<u32>>,
+    machine: Arc<Machine>,
+    /// What is held of each cell.
+    used: Vec<Amount>,
+    states: Vec<DeviceState>,
+    /// How many grants each device serves in each mode.
+    modes: Vec<u32>,
+    /// Why devices are closed to new work.
+    closed: BTreeMap<u32, Box<str>>,
+}
+
+/// Equal if the same is held of the same machine.
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.machine, &other.machine)
+            && self.used == other.used
+            && self.states == other.states
+            && self.modes == other.modes
+            && self.closed == other.closed
+    }
+}
+
+impl Eq for Snapshot {}
+
+/// What a device is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct DeviceState {
+    /// The modes that it is in, as bits.
+    pub(super) busy: u64,
+    /// The positions that partitions cover, as bits.
+    pub(super) taken: u64,
+    /// How many grants it serves.
+    pub(super) holders: u32,
+    /// How many grants its partitions serve, where these are devices.
+    pub(super) children: u32,
+    pub(super) closed: bool,
+}
+
+/// Does something begin or end?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Hold,
+    Release,
+}
+
+/// What a slice means for the device it lies on.
+struct Effect {
+    device: u32,
+    mode: Option<u8>,
+    positions: u64,
 }
 
 impl Snapshot {
-    /// Interns an inventory; nothing is held yet.
+    /// An inventory of which nothing is held yet.
     #[must_use]
     pub fn new(inventory: &Inventory) -> Self {
-        let (numa_index, distances) = numa_table(inventory);
-        let mut cells = Vec::new();
-        let devices: Vec<DeviceView> = inventory
-            .devices
-            .iter()
-            .map(|d| DeviceView {
-                name: d.name(),
-                numa: d.device.numa_node.and_then(|n| numa_index.get(&n).copied()),
-                closed: match d.device.health.state {
-                    HealthState::Healthy | HealthState::Degraded => None,
-                    HealthState::Unhealthy | HealthState::Unknown => Some(
-                        d.device
-                            .health
-                            .reason
-                            .clone()
-                            .unwrap_or_else(|| "not healthy".into()),
-                    ),
-                },
-                cells: d
-                    .device
-                    .capacities
-                    .iter()
-                    .map(|(name, c)| {
-                        cells.push(Cell {
-                            usable: c.total.saturating_sub(c.reserved),
-                            used: Amount::ZERO,
-                        });
-                        (name.clone(), cells.len() - 1)
-                    })
-                    .collect(),
-            })
-            .collect();
+        Self::of(Arc::new(Machine::new(inventory)))
+    }
 
-        let names: HashMap<&str, SlotIx> = inventory
-            .slots()
-            .enumerate()
-            .map(|(i, (_, slot))| (slot.name.as_str(), SlotIx(i)))
-            .collect();
-        let slots = inventory
-            .slots()
-            .map(|(plugin, slot)| SlotView {
-                name: slot.name.clone(),
-                plugin: plugin.to_owned(),
-                unit: slot.unit.clone(),
-                quantum: slot.quantum,
-                shape: slot.shape,
-                default: slot.default.as_ref().and_then(|d| match d {
-                    DefaultAmount::Fixed(amount) => Some(Default::Fixed(*amount)),
-                    DefaultAmount::Like(other) => {
-                        names.get(other.as_str()).map(|ix| Default::Like(*ix))
-                    }
-                }),
-                devices: devices
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, d)| d.name.plugin == plugin)
-                    .filter_map(|(i, d)| {
-                        let draws = slot
-                            .draws
-                            .iter()
-                            .map(|draw| Some((*d.cells.get(&draw.capacity)?, draw.per_unit)))
-                            .collect::<Option<Vec<_>>>()?;
-                        Some(Serving {
-                            device: DeviceIx(i),
-                            draws,
-                        })
-                    })
-                    .collect(),
-            })
-            .collect();
-        Self {
-            slots,
-            devices,
-            cells,
-            distances,
+    /// A machine of which nothing is held yet.
+    #[must_use]
+    pub fn of(machine: Arc<Machine>) -> Self {
+        let devices = machine.device_count();
+        let mut states = vec![DeviceState::default(); devices];
+        for &device in machine.closed.keys() {
+            states[device as usize].closed = true;
         }
+        Self {
+            used: vec![Amount::ZERO; machine.cells],
+            states,
+            modes: vec![0; devices * machine.modes],
+            closed: machine.closed.clone(),
+            machine,
+        }
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
     }
 
     /// Takes slices that are held already. What does not fit is a problem: the
@@ -180,140 +122,307 @@ impl Snapshot {
     pub fn hold<'a>(&mut self, slices: impl IntoIterator<Item = &'a Slice>) -> Vec<Problem> {
         let mut problems = Vec::new();
         for slice in slices {
-            let name = slice.device();
-            let Some(device) = self.devices.iter_mut().find(|d| d.name == name) else {
+            let Some(effect) = self.effect(slice) else {
                 problems.push(Problem {
-                    device: name,
+                    device: slice.device(),
                     what: "is held but is not there".into(),
                 });
                 continue;
             };
+            let machine = Arc::clone(&self.machine);
+            let mut close = |this: &mut Self, what: String| {
+                this.close(effect.device, &what);
+                problems.push(Problem {
+                    device: slice.device(),
+                    what,
+                });
+            };
             for (capacity, amount) in &slice.part.capacities {
-                let Some(&cell) = device.cells.get(capacity) else {
-                    let what = format!("its {capacity} is held but it has none");
-                    device.closed = Some(what.clone());
-                    problems.push(Problem {
-                        device: name.clone(),
-                        what,
-                    });
+                let Some(cell) = cell_of(&machine, effect.device, capacity) else {
+                    close(self, format!("its {capacity} is held but it has none"));
                     continue;
                 };
-                let cell = &mut self.cells[cell];
-                cell.used = cell.used.checked_add(*amount).unwrap_or(Amount::MAX);
-                if cell.used > cell.usable {
-                    let what = format!(
-                        "over_capacity: {} of {} {capacity} are held",
-                        cell.used, cell.usable
+                let cell_used = &mut self.used[cell];
+                *cell_used = cell_used.checked_add(*amount).unwrap_or(Amount::MAX);
+                let used = *cell_used;
+                let usable = usable_of(&machine, effect.device, capacity);
+                if used > usable {
+                    close(
+                        self,
+                        format!("over_capacity: {used} of {usable} {capacity} are held"),
                     );
-                    device.closed = Some(what.clone());
-                    problems.push(Problem {
-                        device: name.clone(),
-                        what,
-                    });
+                }
+            }
+            let state = self.states[effect.device as usize];
+            if state.taken & effect.positions != 0 {
+                close(self, "over_capacity: two partitions overlap".into());
+            }
+            if machine.slot(&slice.part.slot).is_none() {
+                let slot = &slice.part.slot;
+                close(
+                    self,
+                    format!("the slot {slot}, which nobody offers, is held"),
+                );
+            }
+            self.turn(&effect, Turn::Hold);
+        }
+        problems
+    }
+
+    /// Gives back slices that [`hold`](Self::hold) took.
+    pub(super) fn unhold<'a>(&mut self, slices: impl IntoIterator<Item = &'a Slice>) {
+        for slice in slices {
+            let Some(effect) = self.effect(slice) else {
+                continue;
+            };
+            for (capacity, amount) in &slice.part.capacities {
+                if let Some(cell) = cell_of(&self.machine, effect.device, capacity) {
+                    self.used[cell] = self.used[cell].saturating_sub(*amount);
+                }
+            }
+            self.turn(&effect, Turn::Release);
+        }
+    }
+
+    /// Takes what [`allocate`](super::allocate) granted on this snapshot.
+    pub fn take(&mut self, grants: &[Grant]) {
+        self.apply(grants, Turn::Hold);
+    }
+
+    /// Gives back what [`take`](Self::take) took.
+    pub fn give_back(&mut self, grants: &[Grant]) {
+        self.apply(grants, Turn::Release);
+    }
+
+    /// Gives back grants that were taken one by one, each by a call of its own.
+    pub(super) fn give_back_each(&mut self, grants: &[Grant]) {
+        for grant in grants {
+            self.apply(std::slice::from_ref(grant), Turn::Release);
+        }
+    }
+
+    fn apply(&mut self, grants: &[Grant], turn: Turn) {
+        for (i, grant) in grants.iter().enumerate() {
+            let device = grant.device.0;
+            let first = self.machine.place(device).first_cell as usize;
+            let needs = draws_of(&self.machine, grants, i);
+            for (offset, amount) in needs.iter() {
+                let used = &mut self.used[first + offset];
+                *used = match turn {
+                    Turn::Hold => used.checked_add(amount).unwrap_or(Amount::MAX),
+                    Turn::Release => used.saturating_sub(amount),
+                };
+            }
+            let cut = grant.start.zip(self.machine.kind(device).cut(grant.slot));
+            let effect = Effect {
+                device,
+                mode: self.machine.view(grant.slot).mode,
+                positions: cut.map_or(0, |(start, cut)| span(start, cut.size)),
+            };
+            self.turn(&effect, turn);
+        }
+    }
+
+    /// What a slice means; `None` if its device is not there.
+    fn effect(&self, slice: &Slice) -> Option<Effect> {
+        let device = self.machine.device(&slice.plugin, &slice.part.device)?.0;
+        let slot = self.machine.slot(&slice.part.slot);
+        let cut = slot.and_then(|ix| self.machine.kind(device).cut(ix));
+        Some(Effect {
+            device,
+            mode: slot.and_then(|ix| self.machine.view(ix).mode),
+            positions: slice
+                .part
+                .start
+                .zip(cut)
+                .map_or(0, |(start, cut)| span(start, cut.size)),
+        })
+    }
+
+    fn turn(&mut self, effect: &Effect, turn: Turn) {
+        let parent = self.machine.place(effect.device).parent;
+        let state = &mut self.states[effect.device as usize];
+        let mode = effect.mode.map(|mode| {
+            let at = effect.device as usize * self.machine.modes + usize::from(mode);
+            (1u64 << (mode % 64), &mut self.modes[at])
+        });
+        match turn {
+            Turn::Hold => {
+                state.holders += 1;
+                state.taken |= effect.positions;
+                if let Some((bit, holders)) = mode {
+                    *holders += 1;
+                    state.busy |= bit;
+                }
+            }
+            Turn::Release => {
+                state.holders = state.holders.saturating_sub(1);
+                state.taken &= !effect.positions;
+                if let Some((bit, holders)) = mode {
+                    *holders = holders.saturating_sub(1);
+                    if *holders == 0 {
+                        state.busy &= !bit;
+                    }
                 }
             }
         }
-        problems
+        if parent != NO_DEVICE {
+            let children = &mut self.states[parent as usize].children;
+            *children = match turn {
+                Turn::Hold => *children + 1,
+                Turn::Release => children.saturating_sub(1),
+            };
+        }
+    }
+
+    /// Closes a device to new work.
+    fn close(&mut self, device: u32, why: &str) {
+        self.states[device as usize].closed = true;
+        self.closed.insert(device, why.into());
     }
 
     /// The slot of this name.
     #[must_use]
     pub fn slot(&self, name: &str) -> Option<SlotIx> {
-        self.slots.iter().position(|s| s.name == name).map(SlotIx)
+        self.machine.slot(name)
     }
 
     /// What is used and what may be handed out of a device's capacity.
     #[must_use]
     pub fn cell(&self, device: &DeviceRef, capacity: &str) -> Option<Cell> {
-        let device = self.devices.iter().find(|d| d.name == *device)?;
-        device.cells.get(capacity).map(|&c| self.cells[c])
+        let device = self.machine.device(&device.plugin, &device.id)?.0;
+        Some(Cell {
+            used: self.used[cell_of(&self.machine, device, capacity)?],
+            usable: usable_of(&self.machine, device, capacity),
+        })
     }
 
     /// Why no new work may be placed on a device.
     #[must_use]
     pub fn closed(&self, device: &DeviceRef) -> Option<&str> {
-        self.devices
-            .iter()
-            .find(|d| d.name == *device)?
-            .closed
-            .as_deref()
+        let device = self.machine.device(&device.plugin, &device.id)?;
+        self.closed_at(device.0)
     }
 
-    /// A grant as the slice that ledger and plugins know.
+    pub(super) fn closed_at(&self, device: u32) -> Option<&str> {
+        self.closed.get(&device).map(|why| &**why)
+    }
+
+    /// Grants as the slices that ledger and plugins know.
     #[must_use]
-    pub fn slice(&self, grant: Grant) -> Slice {
-        let slot = &self.slots[grant.slot.0];
-        let device = &self.devices[grant.device.0];
-        let draws = slot.devices.iter().find(|s| s.device == grant.device);
-        let capacities = draws
-            .into_iter()
-            .flat_map(|s| &s.draws)
-            .filter_map(|&(cell, per_unit)| {
-                let name = device.cells.iter().find(|(_, c)| **c == cell)?.0;
-                Some((name.clone(), grant.amount.scaled(per_unit, Amount::ONE)?))
-            })
-            .collect();
-        Slice {
-            plugin: slot.plugin.clone(),
-            part: divvy_plugin::Slice {
-                slot: slot.name.clone(),
-                device: device.name.id.clone(),
-                amount: grant.amount,
-                capacities,
-            },
-        }
+    pub fn slices(&self, grants: &[Grant]) -> Vec<Slice> {
+        let machine = &self.machine;
+        let slice = |(i, grant): (usize, &Grant)| {
+            let name = machine.device_name(grant.device);
+            let capacities = &machine.kind(grant.device.0).capacities;
+            Slice {
+                plugin: name.plugin,
+                part: divvy_plugin::Slice {
+                    slot: machine.view(grant.slot).name.to_string(),
+                    device: name.id,
+                    amount: grant.amount,
+                    capacities: draws_of(machine, grants, i)
+                        .iter()
+                        .map(|(offset, amount)| (capacities[offset].name.to_string(), amount))
+                        .collect(),
+                    start: grant.start.map(u32::from),
+                },
+            }
+        };
+        grants.iter().enumerate().map(slice).collect()
     }
 
-    /// What is free of the slot on a device, in the slot's quantum, when the
-    /// cells are these.
-    pub(super) fn free(&self, slot: &SlotView, serving: &Serving, cells: &[Cell]) -> Amount {
-        if self.devices[serving.device.0].closed.is_some() {
+    // === what the placement asks ===
+
+    pub(super) fn state(&self, device: u32) -> DeviceState {
+        self.states[device as usize]
+    }
+
+    /// May work of this slot be placed on a device at all, now?
+    pub(super) fn is_open(&self, slot: &SlotView, device: u32) -> bool {
+        let state = &self.states[device as usize];
+        if state.closed || state.busy & slot.forbids != 0 || state.children != 0 {
+            return false;
+        }
+        let parent = self.machine.place(device).parent;
+        parent == NO_DEVICE || self.states[parent as usize].holders == 0
+    }
+
+    /// Does nothing use the device?
+    pub(super) fn is_idle(&self, device: u32) -> bool {
+        self.states[device as usize].holders == 0
+    }
+
+    /// What is free of a device's capacity.
+    pub(super) fn free(&self, device: u32, offset: usize) -> Amount {
+        let usable = self.machine.kind(device).capacities[offset].usable;
+        usable.saturating_sub(self.used(device, offset))
+    }
+
+    pub(super) fn used(&self, device: u32, offset: usize) -> Amount {
+        self.used[self.machine.place(device).first_cell as usize + offset]
+    }
+
+    /// The most of a slot that one device can serve now, in its quantum; of a
+    /// partition, how many.
+    pub(super) fn room(&self, ix: SlotIx, device: u32) -> Amount {
+        self.room_in(ix, device, self.machine.view(ix).quantum)
+    }
+
+    /// The same, off the quantum too.
+    pub(super) fn room_exactly(&self, ix: SlotIx, device: u32) -> Amount {
+        self.room_in(ix, device, Amount::NANO)
+    }
+
+    fn room_in(&self, ix: SlotIx, device: u32, quantum: Amount) -> Amount {
+        let slot = self.machine.view(ix);
+        let kind = self.machine.kind(device);
+        let Some(terms) = self.machine.terms(slot, device) else {
+            return Amount::ZERO;
+        };
+        if !self.is_open(slot, device) {
             return Amount::ZERO;
         }
-        limit(slot, serving, |cell| cells[cell].free())
-    }
-
-    /// What the device offers of the slot when nothing is held.
-    pub(super) fn whole(&self, slot: &SlotView, serving: &Serving) -> Amount {
-        limit(slot, serving, |cell| self.cells[cell].usable)
+        match kind.cut(ix) {
+            Some(cut) => {
+                let free = |offset| self.free(device, offset);
+                count(cut, self.state(device).taken, free)
+            }
+            None => terms.room(kind, quantum, |offset| self.free(device, offset)),
+        }
     }
 }
 
-/// How much of a slot fits into what is left of each capacity it draws on.
-fn limit(slot: &SlotView, serving: &Serving, left: impl Fn(usize) -> Amount) -> Amount {
-    serving
-        .draws
+/// What the `i`-th of an allocation's grants draws. Grants on one device are
+/// looked at together: a derived amount gives way to a named one.
+fn draws_of(machine: &Machine, grants: &[Grant], i: usize) -> Needs {
+    let Grant {
+        slot,
+        device,
+        amount,
+        ..
+    } = grants[i];
+    let kind = machine.place(device.0).kind;
+    let together = grants.iter().any(|g| g.device == device && g.slot != slot);
+    if !together {
+        return machine.needs(&[(slot, amount)], kind).unwrap_or_default();
+    }
+    let mut claims = vec![(slot, amount)];
+    let others = grants
         .iter()
-        .filter_map(|&(cell, per_unit)| left(cell).scaled(Amount::ONE, per_unit))
-        .min()
-        .unwrap_or(Amount::ZERO)
-        .floor_to(slot.quantum)
+        .filter(|g| g.device == device && g.slot != slot);
+    claims.extend(others.map(|g| (g.slot, Amount::ZERO)));
+    machine.needs(&claims, kind).unwrap_or_default()
 }
 
-/// Interns NUMA node numbers, which have gaps, and completes the distances:
-/// where a node does not say, 10 to itself and 20 to others (ACPI 6.5, 5.2.17).
-fn numa_table(inventory: &Inventory) -> (HashMap<u32, usize>, Vec<Vec<u32>>) {
-    let mut numbers: Vec<u32> = inventory
-        .numa_nodes
-        .keys()
-        .copied()
-        .chain(inventory.devices.iter().filter_map(|d| d.device.numa_node))
-        .collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let distance = |from: u32, to: u32| {
-        let stated = inventory
-            .numa_nodes
-            .get(&from)
-            .and_then(|n: &NumaNode| n.distances.get(&to).copied());
-        stated.unwrap_or(if from == to { 10 } else { 20 })
-    };
-    let distances = numbers
-        .iter()
-        .map(|&a| numbers.iter().map(|&b| distance(a, b)).collect())
-        .collect();
-    (
-        numbers.iter().enumerate().map(|(i, n)| (*n, i)).collect(),
-        distances,
-    )
+fn cell_of(machine: &Machine, device: u32, capacity: &str) -> Option<usize> {
+    let capacities = &machine.kind(device).capacities;
+    let offset = capacities.iter().position(|c| *c.name == *capacity)?;
+    Some(machine.place(device).first_cell as usize + offset)
+}
+
+fn usable_of(machine: &Machine, device: u32, capacity: &str) -> Amount {
+    let capacities = &machine.kind(device).capacities;
+    let found = capacities.iter().find(|c| *c.name == *capacity);
+    found.map_or(Amount::ZERO, |c| c.usable)
 }

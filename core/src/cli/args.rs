@@ -112,6 +112,10 @@ impl Global {
 pub(super) enum Verb {
     /// Run a command or an image with a slice of this machine
     Run(Box<Run>),
+    /// Say whether a request would fit now, where and why, or what is in the way
+    Fit(Box<Fit>),
+    /// Answer a file of requests on made-up or real devices
+    Simulate(Simulate),
     /// List this machine's devices, and what is free of each
     Devices,
     /// List workloads
@@ -158,15 +162,11 @@ executed; 127 it was not found; 128+n it was ended by signal n.";
 #[derive(Debug, ClapArgs)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(super) struct Run {
-    /// Cores, in steps of 0.01: whole cores are the workload's alone
-    #[arg(long, value_name = "CORES", allow_hyphen_values = true)]
-    pub(super) cpu: Option<String>,
-    /// Memory, such as 256MiB or 2GB
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(super) mem: Option<String>,
-    /// An amount of any slot, such as cpu=1.5 (repeatable)
-    #[arg(long = "slot", value_name = "NAME=AMOUNT")]
-    pub(super) slots: Vec<String>,
+    #[command(flatten)]
+    pub(super) ask: Ask,
+    /// Say what it would get and why, and start nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
     /// A name for it [default: w- and its id]
     #[arg(long)]
     pub(super) name: Option<String>,
@@ -216,6 +216,134 @@ pub(super) struct Run {
         value_name = "IMAGE | -- COMMAND"
     )]
     pub(super) words: Vec<String>,
+}
+
+/// What is asked of the machine.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "What it gets")]
+pub(super) struct Ask {
+    /// Cores, in steps of 0.01: whole cores are the workload's alone
+    #[arg(long, value_name = "CORES", allow_hyphen_values = true)]
+    pub(super) cpu: Option<String>,
+    /// Memory, such as 256MiB or 2GB
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) mem: Option<String>,
+    /// Accelerators of any vendor: a number of whole ones, or less than 1 for a share of one
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(super) gpu: Option<String>,
+    /// Memory of one accelerator, and compute in proportion
+    #[arg(
+        long,
+        value_name = "BYTES",
+        allow_hyphen_values = true,
+        conflicts_with = "gpu"
+    )]
+    pub(super) gpu_mem: Option<String>,
+    /// With --gpu-mem: this share of its compute instead
+    #[arg(
+        long,
+        value_name = "SHARE",
+        allow_hyphen_values = true,
+        requires = "gpu_mem"
+    )]
+    pub(super) gpu_compute: Option<String>,
+    /// An amount of any slot, such as cpu=1.5 (repeatable); `divvy plugin list` names them
+    #[arg(long = "slot", value_name = "NAME=AMOUNT")]
+    pub(super) slots: Vec<String>,
+    /// Only devices for which this CEL expression is true, such as device.model.contains("H100")
+    #[arg(long = "where", value_name = "EXPR")]
+    pub(super) select: Option<String>,
+    /// How devices are chosen [default: pack]
+    #[arg(long, value_enum)]
+    pub(super) policy: Option<PolicyName>,
+    /// What to take if that cannot be had, such as cpu=4,mem=8GiB (repeatable, best first)
+    #[arg(long = "fallback", value_name = "SLOT=AMOUNT,...")]
+    pub(super) fallbacks: Vec<String>,
+    /// Refuse limits that hold less firmly
+    #[arg(long, value_enum)]
+    pub(super) min_level: Option<LevelName>,
+    /// What must lie near each other
+    #[arg(long, value_enum, default_value_t = NearName::Prefer)]
+    pub(super) near: NearName,
+    /// Refuse what would lie on more devices than its size makes necessary
+    #[arg(long)]
+    pub(super) no_split: bool,
+    /// Leave this workload's devices alone (repeatable)
+    #[arg(long = "apart-from", value_name = "NAME")]
+    pub(super) apart_from: Vec<String>,
+}
+
+/// Policies.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum PolicyName {
+    /// Keep large free shapes
+    Pack,
+    /// Balance the load
+    Spread,
+    /// The emptiest first, until it is full
+    Fill,
+    /// On one device where it fits, else in equal parts
+    Evenly,
+}
+
+/// Enforcement levels.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum LevelName {
+    /// The workload is told and trusted
+    Advisory,
+    /// A library in the workload's process enforces it
+    Cooperative,
+    /// The kernel enforces it
+    Kernel,
+    /// The device enforces it
+    Hardware,
+}
+
+/// Nearness.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum NearName {
+    /// As near as can be
+    Prefer,
+    /// All on one NUMA node
+    Node,
+    /// Whole devices that are all linked to each other
+    Linked,
+    /// Wherever there is room
+    Any,
+}
+
+const FIT_EXAMPLES: &str = "\
+Examples:
+  divvy fit --cpu 2 --mem 4GiB
+  divvy fit --gpu 2 --near linked
+  divvy fit --slot cuda.mem=12GiB --where 'device.numa_node == 0' --json
+
+Exit status: 0 it fits; 125 it does not, and the message says why.";
+
+/// `divvy fit`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = FIT_EXAMPLES)]
+pub(super) struct Fit {
+    #[command(flatten)]
+    pub(super) ask: Ask,
+}
+
+const SIMULATE_EXAMPLES: &str = "\
+A scenario names devices, and steps that place, allocate and release; its format
+is in docs/allocation.md. No root, no plugins.
+
+Examples:
+  divvy simulate scenario.json
+  divvy simulate - < scenario.json
+
+Exit status: 0 every step was answered, refusals included; 2 the file is none.";
+
+/// `divvy simulate`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = SIMULATE_EXAMPLES)]
+pub(super) struct Simulate {
+    /// The scenario file, or - for standard input
+    pub(super) file: PathBuf,
 }
 
 /// Networks.

@@ -83,7 +83,7 @@ fn show(record: &Record) {
     if let Some(pid) = record.pid {
         say!("pid         {pid}");
     }
-    for slice in &record.slices {
+    for (i, slice) in record.slices.iter().enumerate() {
         let unit = if slice.part.slot == "mem" { "byte" } else { "" };
         say!(
             "slice       {} {} on {}",
@@ -91,6 +91,9 @@ fn show(record: &Record) {
             format_amount(slice.part.amount, unit),
             slice.device()
         );
+        if let Some(why) = record.why.get(i) {
+            say!("            {}", printable(why));
+        }
     }
     for edits in record.edits.values() {
         let limits = &edits.resources;

@@ -28,6 +28,7 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
             "devices": devices,
             "slots": inventory.slots().map(|(plugin, slot)| json!({ "plugin": plugin, "slot": slot })).collect::<Vec<_>>(),
             "numa_nodes": inventory.numa_nodes,
+            "held": records.iter().flatten().filter(|r| r.holds()).map(|r| json!({ "name": r.name, "slices": r.slices })).collect::<Vec<_>>(),
             "usage_known": records.is_some(),
             "problems": problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "failed_plugins": failed,

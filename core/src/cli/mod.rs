@@ -30,17 +30,20 @@ macro_rules! tell {
 }
 
 mod args;
+mod ask;
 mod completions;
 mod describe;
 mod devices;
 mod doctor;
 mod exec;
+mod fit;
 mod logs;
 mod output;
 mod plugin;
 mod ps;
 mod rm;
 mod run;
+mod simulate;
 mod state;
 mod stop;
 mod terminal;
@@ -99,6 +102,8 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Verb::State(verb) => state::run(global, &verb).await,
         Verb::Doctor => doctor::run(global).await,
         Verb::Run(verb) => run::run(global, *verb).await,
+        Verb::Fit(verb) => fit::run(global, &verb).await,
+        Verb::Simulate(verb) => simulate::run(&verb),
         Verb::Devices => devices::run(global).await,
         Verb::Ps(verb) => ps::run(global, &verb).await,
         Verb::Describe(verb) => describe::run(global, &verb).await,

@@ -41,10 +41,12 @@ impl Failure {
             Self::Words { code, message } => (*code, message.clone()),
         };
         if json {
-            tell!(
-                "{}",
-                json!({ "error": { "code": code, "message": message } })
-            );
+            let mut error = json!({ "code": code, "message": message });
+            // A refusal explains itself to programs as well.
+            if let Self::Agent(AgentError::Refused { refusal, .. }) = self {
+                error["refusal"] = json!(refusal);
+            }
+            tell!("{}", json!({ "error": error }));
         } else {
             tell!("divvy: {} [{code}]", printable(&message));
         }

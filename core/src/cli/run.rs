@@ -8,13 +8,16 @@ use tokio::sync::mpsc;
 use super::args::{Global, Launcher, Net, Run};
 use super::output::{Failure, amounts, printable};
 use super::terminal::{RawTerminal, Signals, Terminal};
-use super::{agent, need_root};
+use super::{agent, ask, fit, need_root};
 use crate::agent::{AgentError, RootRequest, RunRequest};
 use crate::launch::{Identity, Network, Wanted, check_user_mount};
-use crate::model::{Amount, Exit, Record, Request, parse_amount};
+use crate::model::{Amount, Exit, Record, parse_amount};
 use crate::monitor::{Attached, Event, Signalled, attach};
 
 pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
+    if args.dry_run {
+        return fit::show(global, &ask::request(&args.ask)?, "run").await;
+    }
     let request = request(global, &args)?;
     need_root("run")?;
     if args.tty && !Terminal::is_there() && !args.detach {
@@ -128,7 +131,7 @@ fn finish(
         Err(never) => match never {},
     };
     Ok(RunRequest {
-        resources: resources(args)?,
+        resources: ask::request(&args.ask)?,
         name: args.name.clone(),
         root,
         command,
@@ -158,44 +161,6 @@ fn finish(
         remove_on_exit: args.rm,
         runtime: wanted,
     })
-}
-
-/// The amounts, by slot. What a slot's unit is only its plugin knows, but the
-/// two that every machine has.
-fn resources(args: &Run) -> Result<Request, Failure> {
-    let mut request = Request::default();
-    let mut add = |slot: &str, text: &str| -> Result<(), Failure> {
-        let bytes = slot == "mem" || slot.ends_with(".mem");
-        let unit = match slot {
-            _ if bytes => "byte",
-            "cpu" => "core",
-            _ => "unit",
-        };
-        let amount = parse_amount(text, slot, unit).map_err(AgentError::from)?;
-        if request.slots.insert(slot.to_owned(), amount).is_some() {
-            return Err(Failure::words(
-                "invalid_amount",
-                format!("{slot} is asked for twice"),
-            ));
-        }
-        Ok(())
-    };
-    if let Some(text) = &args.cpu {
-        add("cpu", text)?;
-    }
-    if let Some(text) = &args.mem {
-        add("mem", text)?;
-    }
-    for text in &args.slots {
-        match text.split_once('=') {
-            Some((slot, amount)) => add(slot, amount)?,
-            None => {
-                let message = format!("--slot {text:?} is not NAME=AMOUNT, such as cpu=1.5");
-                return Err(Failure::words("invalid_amount", message));
-            }
-        }
-    }
-    Ok(request)
 }
 
 /// `IMAGE COMMAND...`, or only a command if `--` came first.

@@ -332,6 +332,7 @@ mod tests {
             created_ms: 1,
             asked: Default::default(),
             slices: vec![],
+            why: vec![],
             edits: Default::default(),
             launcher: "oci".into(),
             runtime: "x".into(),

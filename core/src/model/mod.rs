@@ -10,11 +10,11 @@ mod record;
 mod request;
 
 pub use divvy_plugin::{
-    Amount, AmountError, Attribute, Capacity, CpuQuota, DefaultAmount, DeviceNode, Edits,
-    EnforcementLevel, EnvVar, Health, HealthState, Link, Manifest, Mount, NodeId, NodeKind,
-    NumaNode, Resources, Shape, Slot, Value,
+    Amount, AmountError, Attribute, Basis, Capacity, CpuQuota, DefaultAmount, DeviceNode, Draw,
+    Edits, EnforcementLevel, EnvVar, Health, HealthState, Link, Manifest, Mount, NodeId, NodeKind,
+    NumaNode, Partitioning, Profile, Resources, Shape, Slot, Value,
 };
 pub use inventory::{Device, DeviceRef, Inventory};
 pub use names::{NameError, check_workload_name, new_allocation_id};
 pub use record::{Exit, Record, Slice, State, Usage};
-pub use request::{AmountTextError, Request, format_amount, parse_amount};
+pub use request::{AmountTextError, Near, Policy, Request, format_amount, parse_amount};

@@ -111,6 +111,9 @@ pub struct Record {
     pub asked: BTreeMap<String, Amount>,
     /// What was given.
     pub slices: Vec<Slice>,
+    /// Why each slice lies where it does, in the same order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<String>,
     /// The edits of each plugin, stored as the result: they are not asked for
     /// twice.
     #[serde(default)]

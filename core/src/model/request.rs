@@ -4,13 +4,78 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Amount, AmountError};
+use super::{Amount, AmountError, EnforcementLevel};
 
-/// Amounts of slots, by slot name. An amount of 0 means "not asked".
+/// What a caller asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
-    /// What is asked for.
+    /// Amounts by the name of a slot (`cuda.shares`) or of a class (`gpu`). An
+    /// amount of 0 means "not asked".
     pub slots: BTreeMap<String, Amount>,
+    /// What to take instead, in order of preference, where that cannot be had.
+    /// Each replaces all amounts but those of `cpu` and `mem`, and these where
+    /// it names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<BTreeMap<String, Amount>>,
+    /// A CEL expression that a device must fulfil: `docs/allocation.md`. It
+    /// holds for all slots but `cpu` and `mem`; for these if no other is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<String>,
+    /// How devices are chosen; `None`: as each slot says, else `pack`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// May not be spread over more devices than its size makes necessary.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsplit: bool,
+    /// What must, or should, lie near each other.
+    #[serde(default, skip_serializing_if = "Near::is_default")]
+    pub near: Near,
+    /// Names of workloads whose devices are to be left alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart_from: Vec<String>,
+    /// How firmly the limits must hold, at least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_level: Option<EnforcementLevel>,
+}
+
+/// How devices are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// Keep large free shapes: the choice after which the most of what is
+    /// usually asked for still fits.
+    #[default]
+    Pack,
+    /// Balance the load over devices.
+    Spread,
+    /// Backend.AI's: the emptiest device first, until it is full.
+    Fill,
+    /// Backend.AI's: into one device where it fits, else in equal parts over
+    /// the fewest.
+    Evenly,
+}
+
+/// What of a request lies near what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Near {
+    /// As near as can be: the best-connected devices, then the fewest NUMA
+    /// nodes, then the nearest.
+    #[default]
+    Prefer,
+    /// All on one NUMA node, or refused.
+    Node,
+    /// Each two of the whole devices are linked directly, or refused.
+    Linked,
+    /// Wherever there is room.
+    Any,
+}
+
+impl Near {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Why a written amount cannot be read.

@@ -7,9 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use divvy_plugin::{
-    Amount, Device, DeviceNode, Discovery, Edits, Manifest, NodeId, NodeKind, Resources, Samples,
-    Slice,
+    Amount, Basis, Device, DeviceNode, Discovery, Draw, Edits, Manifest, NodeId, NodeKind,
+    Partitioning, Resources, Samples, Shape, Slice, Slot,
 };
+
+use crate::allocate::{MAX_DRAWS, MAX_MODES};
+use crate::model::Inventory;
 
 /// What a plugin said that cannot be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +25,12 @@ type Checked = Result<(), Lie>;
 const BARE_SLOTS: [&str; 2] = ["cpu", "mem"];
 /// More devices than any machine has; a reply is bounded before it is used.
 const MAX_DEVICES: usize = 16_384;
+/// More slots than any plugin needs.
+const MAX_SLOTS: usize = 256;
+/// More capacities than any device has.
+const MAX_CAPACITIES: usize = 64;
+/// More kinds of partitions than any device has.
+const MAX_PROFILES: usize = 32;
 
 macro_rules! ensure {
     ($holds:expr, $($message:tt)+) => {
@@ -29,6 +38,35 @@ macro_rules! ensure {
             return Err(Lie(format!($($message)+)));
         }
     };
+}
+
+/// Checks a machine that no plugin of ours described: each plugin's slots and
+/// devices as if it had said them.
+pub(crate) fn inventory(inventory: &Inventory) -> Checked {
+    for (name, said) in &inventory.plugins {
+        manifest(said, name)?;
+        let devices = inventory.devices.iter().filter(|d| d.plugin == *name);
+        discovery(&Discovery {
+            devices: devices.map(|d| d.device.clone()).collect(),
+            ..Discovery::default()
+        })?;
+    }
+    for device in &inventory.devices {
+        ensure!(
+            inventory.plugins.contains_key(&device.plugin),
+            "{} is of a plugin that offers no slots",
+            device.name()
+        );
+    }
+    let mut names = BTreeSet::new();
+    for (_, slot) in inventory.slots() {
+        ensure!(
+            names.insert(&slot.name),
+            "there are two slots {}",
+            slot.name
+        );
+    }
+    Ok(())
 }
 
 /// Checks a manifest; `file` is the name in the plugin's file name.
@@ -44,6 +82,7 @@ pub(super) fn manifest(manifest: &Manifest, file: &str) -> Checked {
     );
     ensure!(!manifest.slots.is_empty(), "it offers no slots");
     let mut seen = BTreeSet::new();
+    let mut modes = BTreeSet::new();
     for slot in &manifest.slots {
         let s = &slot.name;
         let prefixed = s
@@ -53,15 +92,25 @@ pub(super) fn manifest(manifest: &Manifest, file: &str) -> Checked {
         ensure!(ok, "its slot {s:?} is not named {name}.SOMETHING");
         ensure!(seen.insert(s), "it offers the slot {s} twice");
         ensure!(!slot.quantum.is_zero(), "its slot {s} has a quantum of 0");
-        ensure!(!slot.draws.is_empty(), "its slot {s} draws on nothing");
-        for draw in &slot.draws {
-            ensure!(
-                !draw.per_unit.is_zero(),
-                "its slot {s} draws 0 of {:?}",
-                draw.capacity
-            );
+        ensure!(
+            text(&slot.class, 64),
+            "its slot {s} has the class {:?}",
+            slot.class
+        );
+        draws(slot)?;
+        if let Some(mode) = &slot.mode {
+            ensure!(word(mode, 32), "its slot {s} has the mode {mode:?}");
+            modes.insert(mode);
         }
     }
+    ensure!(
+        manifest.slots.len() <= MAX_SLOTS,
+        "it offers more than {MAX_SLOTS} slots"
+    );
+    ensure!(
+        modes.len() <= MAX_MODES,
+        "its slots have more than {MAX_MODES} modes"
+    );
     for key in &manifest.config {
         ensure!(text(&key.name, 64), "it has a setting named {:?}", key.name);
     }
@@ -71,6 +120,59 @@ pub(super) fn manifest(manifest: &Manifest, file: &str) -> Checked {
             env_name(stem),
             "it reserves {pattern:?}, which is no environment variable"
         );
+    }
+    Ok(())
+}
+
+/// What a slot draws on.
+fn draws(slot: &Slot) -> Checked {
+    let s = &slot.name;
+    let whole = slot.quantum.fraction().is_zero();
+    match slot.shape {
+        Shape::Partition => {
+            ensure!(
+                slot.draws.is_empty(),
+                "its slot {s} draws on something, but partitions' profiles say what they use"
+            );
+            ensure!(
+                slot.quantum == Amount::ONE,
+                "its slot {s} counts partitions in steps of {}",
+                slot.quantum
+            );
+        }
+        Shape::Whole => ensure!(
+            whole,
+            "its slot {s} counts whole devices in steps of {}",
+            slot.quantum
+        ),
+        _ => {}
+    }
+    ensure!(
+        slot.shape == Shape::Partition || !slot.draws.is_empty(),
+        "its slot {s} draws on nothing"
+    );
+    ensure!(
+        slot.draws.len() <= MAX_DRAWS,
+        "its slot {s} draws on more than {MAX_DRAWS} capacities"
+    );
+    let mut seen = BTreeSet::new();
+    for draw in &slot.draws {
+        let capacity = &draw.capacity;
+        ensure!(
+            !draw.per_unit.is_zero(),
+            "its slot {s} draws 0 of {capacity:?}"
+        );
+        ensure!(
+            seen.insert(capacity),
+            "its slot {s} draws on {capacity:?} twice"
+        );
+        if let Basis::Like(other) = &draw.of {
+            let counted = |d: &Draw| d.capacity == *other && d.of == Basis::Units;
+            ensure!(
+                slot.draws.iter().any(counted),
+                "its slot {s} draws on {capacity:?} in proportion to {other:?}, which it does not count in"
+            );
+        }
     }
     Ok(())
 }
@@ -97,6 +199,20 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
                 c.reserved,
                 c.total
             );
+            if let Some(step) = c.step {
+                let usable = c.total.saturating_sub(c.reserved);
+                ensure!(
+                    usable.is_multiple_of(step),
+                    "{id} offers {usable} {name}, which is no multiple of its step {step}"
+                );
+            }
+        }
+        ensure!(
+            device.capacities.len() <= MAX_CAPACITIES,
+            "{id} has more than {MAX_CAPACITIES} capacities"
+        );
+        if let Some(p) = &device.partitioning {
+            partitioning(device, p)?;
         }
         for (name, what) in [("kind", &device.kind), ("model", &device.model)] {
             ensure!(
@@ -119,6 +235,58 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
                 device.id
             );
             ensure!(*other != device.id, "{} refers to itself", device.id);
+        }
+    }
+    Ok(())
+}
+
+/// How a device can be cut.
+fn partitioning(device: &Device, p: &Partitioning) -> Checked {
+    let id = &device.id;
+    ensure!(
+        (1..=64).contains(&p.positions),
+        "{id} has {} positions for partitions; 1 to 64 are possible",
+        p.positions
+    );
+    ensure!(
+        (1..=MAX_PROFILES).contains(&p.profiles.len()),
+        "{id} has {} profiles of partitions; 1 to {MAX_PROFILES} are possible",
+        p.profiles.len()
+    );
+    let mut seen = BTreeSet::new();
+    for profile in &p.profiles {
+        let slot = &profile.slot;
+        ensure!(text(slot, 64), "{id} has partitions for the slot {slot:?}");
+        ensure!(
+            seen.insert(slot),
+            "{id} has two profiles of partitions for {slot}"
+        );
+        ensure!(
+            (1..=p.positions).contains(&profile.size),
+            "{id}: {slot} covers {} of {} positions",
+            profile.size,
+            p.positions
+        );
+        let last = p.positions - profile.size;
+        ensure!(
+            !profile.starts.is_empty()
+                && profile.starts.is_sorted_by(|a, b| a < b)
+                && profile.starts.iter().all(|s| *s <= last),
+            "{id}: {slot} may begin at {:?}, which is not ascending or leaves no room for its {} positions",
+            profile.starts,
+            profile.size
+        );
+        ensure!(
+            profile.capacities.len() <= MAX_DRAWS,
+            "{id}: {slot} uses more than {MAX_DRAWS} capacities"
+        );
+        for (name, amount) in &profile.capacities {
+            let has = device.capacities.get(name);
+            let usable = has.map(|c| c.total.saturating_sub(c.reserved));
+            ensure!(
+                usable.is_some_and(|usable| *amount <= usable),
+                "{id}: {slot} uses {amount} {name}, more than there is"
+            );
         }
     }
     Ok(())
@@ -377,32 +545,123 @@ fn cpu_list(list: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use divvy_plugin::{Capacity, CpuQuota, EnvVar, Health, Mount};
+    use divvy_plugin::{Capacity, CpuQuota, EnvVar, Mount};
 
     fn device(id: &str, minor: u32) -> Device {
         Device {
-            id: id.into(),
-            kind: "gpu".into(),
-            model: "m".into(),
-            numa_node: None,
-            health: Health::healthy(),
-            attributes: BTreeMap::new(),
-            capacities: [(
-                "memory".to_owned(),
-                Capacity {
-                    total: Amount::from_units(100),
-                    reserved: Amount::ZERO,
-                },
-            )]
-            .into(),
+            capacities: [("memory".to_owned(), Capacity::of(Amount::from_units(100)))].into(),
             nodes: vec![NodeId {
                 kind: NodeKind::Char,
                 major: 240,
                 minor,
             }],
-            links: vec![],
-            parent: None,
+            ..Device::new(id, "gpu", "m")
         }
+    }
+
+    fn slot(shape: Shape, draws: Vec<Draw>) -> Slot {
+        Slot {
+            draws,
+            ..Slot::new("x.a", "unit", shape, divvy_plugin::EnforcementLevel::Kernel)
+        }
+    }
+
+    #[test]
+    fn slots_draw_on_something_and_once() {
+        use Shape::{Partition, Single, Whole};
+        let fine = [
+            slot(
+                Single,
+                vec![Draw::unit("memory"), Draw::like("compute", "memory")],
+            ),
+            slot(Partition, vec![]),
+            slot(Whole, vec![Draw::share("memory")]),
+        ];
+        for slot in fine {
+            assert_eq!(draws(&slot), Ok(()));
+        }
+        let half = Amount::from_nanos(500_000_000).unwrap();
+        let wrong = [
+            (slot(Single, vec![]), "draws on nothing"),
+            (slot(Partition, vec![Draw::unit("a")]), "profiles say"),
+            (
+                slot(Single, vec![Draw::unit("a"), Draw::share("a")]),
+                "twice",
+            ),
+            (slot(Single, vec![Draw::like("a", "b")]), "in proportion"),
+            (slot(Single, vec![Draw::like("a", "a")]), "in proportion"),
+            (
+                Slot {
+                    quantum: half,
+                    ..slot(Whole, vec![Draw::unit("a")])
+                },
+                "in steps of 0.5",
+            ),
+            (
+                slot(
+                    Single,
+                    (0..9).map(|i| Draw::unit(format!("c{i}"))).collect(),
+                ),
+                "more than 8",
+            ),
+        ];
+        for (slot, words) in wrong {
+            let lie = draws(&slot).unwrap_err().to_string();
+            assert!(lie.contains(words), "{lie}");
+        }
+    }
+
+    #[test]
+    fn partitions_lie_within_the_device() {
+        let profile = |size, starts: &[u32], memory| divvy_plugin::Profile {
+            slot: "x.p".into(),
+            size,
+            starts: starts.to_vec(),
+            capacities: [("memory".to_owned(), Amount::from_units(memory))].into(),
+        };
+        let check = |positions, profiles| {
+            let said = Discovery {
+                devices: vec![Device {
+                    partitioning: Some(Partitioning {
+                        positions,
+                        profiles,
+                    }),
+                    ..device("a", 0)
+                }],
+                ..Discovery::default()
+            };
+            discovery(&said).map_err(|lie| lie.to_string())
+        };
+        assert_eq!(check(8, vec![profile(4, &[0, 4], 50)]), Ok(()));
+        for (positions, profiles, words) in [
+            (65, vec![profile(1, &[0], 1)], "65 positions"),
+            (8, vec![], "0 profiles"),
+            (8, vec![profile(9, &[0], 1)], "covers 9 of 8"),
+            (8, vec![profile(4, &[0, 5], 1)], "leaves no room"),
+            (8, vec![profile(1, &[3, 3], 1)], "not ascending"),
+            (8, vec![profile(1, &[], 1)], "may begin at []"),
+            (8, vec![profile(1, &[0], 101)], "more than there is"),
+            (8, vec![profile(1, &[0], 1); 2], "two profiles"),
+        ] {
+            let lie = check(positions, profiles).unwrap_err();
+            assert!(lie.contains(words), "{lie}");
+        }
+    }
+
+    #[test]
+    fn steps_divide_what_they_count() {
+        let mut odd = device("a", 0);
+        let memory = odd.capacities.get_mut("memory").unwrap();
+        memory.step = Some(Amount::from_units(7));
+        let said = Discovery {
+            devices: vec![odd],
+            ..Discovery::default()
+        };
+        let lie = discovery(&said).unwrap_err().to_string();
+        assert_eq!(
+            lie,
+            "a offers 100 memory, which is no multiple of its step 7"
+        );
     }
 
     fn node(device: &str, minor: u32, path: &str) -> DeviceNode {
@@ -425,6 +684,7 @@ mod tests {
             device: "a".into(),
             amount: Amount::ONE,
             capacities: [("memory".to_owned(), Amount::from_units(10))].into(),
+            start: None,
         }];
         let mut said = Edits {
             device_nodes: vec![node("a", 0, "/dev/x0")],

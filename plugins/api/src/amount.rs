@@ -47,6 +47,8 @@ pub enum AmountError {
 impl Amount {
     /// Nothing.
     pub const ZERO: Self = Self(0);
+    /// The least amount that is not nothing, 10⁻⁹ units.
+    pub const NANO: Self = Self(1);
     /// One unit.
     pub const ONE: Self = Self(SCALE);
     /// The largest amount, 10¹⁸ units.
@@ -127,19 +129,54 @@ impl Amount {
         }
     }
 
+    /// The smallest multiple of `quantum` not below this amount; `None` above
+    /// [`Amount::MAX`]. A zero quantum has no multiple but zero.
+    #[must_use]
+    pub fn ceil_to(self, quantum: Self) -> Option<Self> {
+        let floor = self.floor_to(quantum);
+        if floor == self || quantum.is_zero() {
+            Some(floor)
+        } else {
+            floor.checked_add(quantum)
+        }
+    }
+
     /// `self × numerator / denominator`, rounded down to nano-units; `None` if
     /// the denominator is zero or the result is above [`Amount::MAX`].
     #[must_use]
     pub fn scaled(self, numerator: Self, denominator: Self) -> Option<Self> {
+        let (whole, rest, d) = self.parts(numerator, denominator)?;
+        whole.checked_add(rest / d).and_then(Self::from_nanos)
+    }
+
+    /// [`scaled`](Self::scaled), rounded up.
+    #[must_use]
+    pub fn scaled_up(self, numerator: Self, denominator: Self) -> Option<Self> {
+        let (whole, rest, d) = self.parts(numerator, denominator)?;
+        whole
+            .checked_add(rest.div_ceil(d))
+            .and_then(Self::from_nanos)
+    }
+
+    /// The product over the denominator, as a whole part, a remaining
+    /// numerator, and the denominator that it stands over.
+    fn parts(self, numerator: Self, denominator: Self) -> Option<(u128, u128, u128)> {
         if denominator.is_zero() {
             return None;
+        }
+        if let Some(product) = self.0.checked_mul(numerator.0) {
+            return Some((
+                product / denominator.0,
+                product % denominator.0,
+                denominator.0,
+            ));
         }
         // Take out what divides evenly first, so that the product stays small.
         let divisor = gcd(numerator.0, denominator.0).max(1);
         let (n, d) = (numerator.0 / divisor, denominator.0 / divisor);
         let whole = (self.0 / d).checked_mul(n)?;
-        let rest = (self.0 % d).checked_mul(n)? / d;
-        whole.checked_add(rest).and_then(Self::from_nanos)
+        let rest = (self.0 % d).checked_mul(n)?;
+        Some((whole, rest, d))
     }
 }
 

@@ -29,6 +29,9 @@ pub struct Slice {
     pub amount: Amount,
     /// The capacities that this uses up.
     pub capacities: BTreeMap<String, Amount>,
+    /// For a partition: the position at which it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u32>,
 }
 
 /// Into `prepare`.

@@ -63,13 +63,65 @@ pub struct Device {
     /// Direct connections to other devices of the same plugin.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<Link>,
-    /// The device that this one is a partition of.
+    /// The device that this one is a partition of. Parent and partitions are
+    /// never in use at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// The partitions that it can be cut into on demand, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitioning: Option<Partitioning>,
+}
+
+impl Device {
+    /// A healthy device with nothing more to say of it yet.
+    #[must_use]
+    pub fn new(id: impl Into<String>, kind: impl Into<String>, model: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            kind: kind.into(),
+            model: model.into(),
+            numa_node: None,
+            health: Health::healthy(),
+            attributes: BTreeMap::new(),
+            capacities: BTreeMap::new(),
+            nodes: vec![],
+            links: vec![],
+            parent: None,
+            partitioning: None,
+        }
+    }
+}
+
+/// How a device can be cut into hardware partitions: Kubernetes' DRA calls
+/// this shared counters. A partition covers a run of positions (a MIG
+/// instance: memory slices) and draws on the device's capacities besides
+/// (compute slices, bytes, processors).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Partitioning {
+    /// How many positions there are, 1 to 64.
+    pub positions: u32,
+    /// The partitions that can be made.
+    pub profiles: Vec<Profile>,
+}
+
+/// One kind of partition of one device.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Profile {
+    /// The slot that asks for it, of shape
+    /// [`Shape::Partition`](crate::Shape::Partition).
+    pub slot: String,
+    /// How many positions in a row it covers, 1 to `positions`.
+    pub size: u32,
+    /// Where it may begin, ascending; each with `size` positions behind it.
+    pub starts: Vec<u32>,
+    /// What it uses up of the device's capacities.
+    pub capacities: BTreeMap<String, Amount>,
 }
 
 /// A named, exact amount that a device offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Capacity {
     /// All of it, as the hardware or the driver says.
@@ -77,6 +129,24 @@ pub struct Capacity {
     /// The part never handed out; at most `total`.
     #[serde(default, skip_serializing_if = "Amount::is_zero_ref")]
     pub reserved: Amount,
+    /// What is derived from other amounts (a share of the device, a part in
+    /// proportion) is rounded up to a multiple of this: whole processors,
+    /// whole MiB. `total` less `reserved` is a multiple of it. `None`: 10⁻⁹,
+    /// that is, no rounding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Amount>,
+}
+
+impl Capacity {
+    /// A capacity with no reserved part, handed out in any amounts.
+    #[must_use]
+    pub fn of(total: Amount) -> Self {
+        Self {
+            total,
+            reserved: Amount::ZERO,
+            step: None,
+        }
+    }
 }
 
 impl Amount {

@@ -19,15 +19,10 @@
 //!             version: "0.1.0".into(),
 //!             summary: "lamps on the desk".into(),
 //!             slots: vec![Slot {
-//!                 name: "lamp.count".into(),
 //!                 summary: "whole lamps".into(),
-//!                 unit: "device".into(),
-//!                 quantum: Amount::ONE,
 //!                 class: "lamp".into(),
-//!                 draws: vec![Draw { capacity: "count".into(), per_unit: Amount::ONE }],
-//!                 shape: Shape::Whole,
-//!                 default: None,
-//!                 level: EnforcementLevel::Advisory,
+//!                 draws: vec![Draw::unit("count")],
+//!                 ..Slot::new("lamp.count", "device", Shape::Whole, EnforcementLevel::Advisory)
 //!             }],
 //!             reserved_env: vec!["LAMP_ID".into()],
 //!             config: vec![],
@@ -41,20 +36,8 @@
 //!     fn discover(&self) -> Result<Discovery, PluginError> {
 //!         Ok(Discovery {
 //!             devices: vec![Device {
-//!                 id: "lamp-a".into(),
-//!                 kind: "lamp".into(),
-//!                 model: "Desk lamp".into(),
-//!                 numa_node: None,
-//!                 health: Health::healthy(),
-//!                 attributes: Default::default(),
-//!                 capacities: [(
-//!                     "count".to_owned(),
-//!                     Capacity { total: Amount::ONE, reserved: Amount::ZERO },
-//!                 )]
-//!                 .into(),
-//!                 nodes: vec![],
-//!                 links: vec![],
-//!                 parent: None,
+//!                 capacities: [("count".to_owned(), Capacity::of(Amount::ONE))].into(),
+//!                 ..Device::new("lamp-a", "lamp", "Desk lamp")
 //!             }],
 //!             ..Default::default()
 //!         })
@@ -103,11 +86,13 @@ pub use call::{
 };
 pub use device::{
     Attribute, Capacity, Device, Discovery, Health, HealthState, Link, NodeId, NodeKind, NumaNode,
-    Value,
+    Partitioning, Profile, Value,
 };
 pub use edits::{CpuQuota, DeviceNode, Edits, EnvVar, Mount, Resources};
 pub use error::{ErrorCode, PluginError};
-pub use manifest::{ConfigKey, DefaultAmount, Draw, EnforcementLevel, Manifest, Shape, Slot};
+pub use manifest::{
+    Basis, ConfigKey, DefaultAmount, Draw, EnforcementLevel, Manifest, Shape, Slot,
+};
 pub use plugin::Plugin;
 
 /// What [`export_plugin!`] and the plugin host need of abi_stable. Not part of

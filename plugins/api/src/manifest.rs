@@ -54,11 +54,20 @@ pub struct Slot {
     pub unit: String,
     /// The step in which it is granted; a request off the step is refused.
     pub quantum: Amount,
-    /// The vendor-neutral kind, such as `gpu`, `cpu` or `memory`, by which a
-    /// caller may ask without naming a vendor.
+    /// The vendor-neutral kind, by which a caller may ask without naming a
+    /// vendor: `cpu`, `memory`, `gpu`; `gpu.mem` and `gpu.compute` for one axis
+    /// of a GPU. Of a class, slots of shape [`Shape::Whole`] serve whole
+    /// numbers, the others amounts that lie on one device.
     pub class: String,
+    /// A device serves slots of one mode at a time (`whole`, `shared`,
+    /// `partitioned`), and changes when it is idle; one request names slots of
+    /// one mode of this plugin. In one request, slots of one mode and of shape
+    /// [`Shape::Single`] lie on the same device. `None`: with any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
     /// The capacities that one unit of this slot uses up, on each device
     /// that it is granted from. A device serves the slot if it has them all.
+    /// Empty for [`Shape::Partition`]: each device's profile says it.
     pub draws: Vec<Draw>,
     /// Over how many devices, and in what shape, a request may be spread.
     pub shape: Shape,
@@ -70,14 +79,97 @@ pub struct Slot {
     pub level: EnforcementLevel,
 }
 
-/// One unit of a slot uses `per_unit` of `capacity`.
+impl Slot {
+    /// A slot in steps of one, of which a request that does not name it takes
+    /// nothing.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        unit: impl Into<String>,
+        shape: Shape,
+        level: EnforcementLevel,
+    ) -> Self {
+        let name = name.into();
+        Self {
+            summary: name.clone(),
+            class: name.clone(),
+            name,
+            unit: unit.into(),
+            quantum: Amount::ONE,
+            mode: None,
+            draws: vec![],
+            shape,
+            default: None,
+            level,
+        }
+    }
+}
+
+/// What one unit of a slot uses of one capacity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Draw {
     /// A key of [`Device::capacities`](crate::Device::capacities).
     pub capacity: String,
-    /// How much of it one unit of the slot uses.
+    /// How much of it one unit of the slot uses: an amount, or a factor of
+    /// what `of` names.
     pub per_unit: Amount,
+    /// What `per_unit` counts.
+    #[serde(default, skip_serializing_if = "Basis::is_units")]
+    pub of: Basis,
+}
+
+impl Draw {
+    /// One unit of the slot uses one unit of the capacity.
+    #[must_use]
+    pub fn unit(capacity: impl Into<String>) -> Self {
+        Self {
+            capacity: capacity.into(),
+            per_unit: Amount::ONE,
+            of: Basis::Units,
+        }
+    }
+
+    /// One unit of the slot uses all of the capacity, a half uses half.
+    #[must_use]
+    pub fn share(capacity: impl Into<String>) -> Self {
+        Self {
+            of: Basis::Device,
+            ..Self::unit(capacity)
+        }
+    }
+
+    /// The same part of the capacity as the slot uses of `other`, unless the
+    /// request names the capacity by another slot.
+    #[must_use]
+    pub fn like(capacity: impl Into<String>, other: impl Into<String>) -> Self {
+        Self {
+            of: Basis::Like(other.into()),
+            ..Self::unit(capacity)
+        }
+    }
+}
+
+/// What [`Draw::per_unit`] counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Units of the capacity.
+    #[default]
+    Units,
+    /// The device's whole capacity (less what is reserved): a share.
+    Device,
+    /// The part that this slot takes of the named capacity, which it also
+    /// draws on in `Units`. Left out where another slot of the same request
+    /// draws on the capacity on the same device.
+    Like(String),
+}
+
+impl Basis {
+    fn is_units(&self) -> bool {
+        *self == Self::Units
+    }
 }
 
 /// How a request for a slot may lie on devices.
@@ -94,6 +186,10 @@ pub enum Shape {
     Single,
     /// Whole, idle devices only.
     Whole,
+    /// Hardware partitions, each made where the device's
+    /// [`Partitioning`](crate::Partitioning) lets it begin; the amount is their
+    /// number.
+    Partition,
 }
 
 /// What is taken of a slot that a request does not name.

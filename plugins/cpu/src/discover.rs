@@ -116,15 +116,16 @@ fn device(
     (capacity, total, reserved): (&str, Amount, Amount),
 ) -> Device {
     Device {
-        id,
-        kind: kind.into(),
-        model,
         numa_node,
-        health: Health::healthy(),
         attributes,
-        capacities: [(capacity.into(), Capacity { total, reserved })].into(),
-        nodes: vec![],
-        links: vec![],
-        parent: None,
+        capacities: [(
+            capacity.into(),
+            Capacity {
+                reserved,
+                ..Capacity::of(total)
+            },
+        )]
+        .into(),
+        ..Device::new(id, kind, model)
     }
 }

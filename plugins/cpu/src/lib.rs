@@ -80,26 +80,24 @@ impl Plugin for CpuPlugin {
             summary: "CPU cores and memory of this machine".into(),
             slots: vec![
                 Slot {
-                    name: CPU.into(),
                     summary: "physical CPU cores, with all of their hardware threads".into(),
-                    unit: "core".into(),
                     quantum: slice::core_quantum(),
                     class: "cpu".into(),
-                    draws: vec![draw("cores")],
-                    shape: Shape::WholeThenFraction,
+                    draws: vec![Draw::unit("cores")],
                     default: Some(DefaultAmount::Fixed(Amount::ONE)),
-                    level: EnforcementLevel::Kernel,
+                    ..Slot::new(
+                        CPU,
+                        "core",
+                        Shape::WholeThenFraction,
+                        EnforcementLevel::Kernel,
+                    )
                 },
                 Slot {
-                    name: MEM.into(),
                     summary: "memory of the host".into(),
-                    unit: "byte".into(),
-                    quantum: Amount::ONE,
                     class: "memory".into(),
-                    draws: vec![draw("memory")],
-                    shape: Shape::Divisible,
+                    draws: vec![Draw::unit("memory")],
                     default: Some(DefaultAmount::Like(CPU.into())),
-                    level: EnforcementLevel::Kernel,
+                    ..Slot::new(MEM, "byte", Shape::Divisible, EnforcementLevel::Kernel)
                 },
             ],
             // All variables are defaults that the user's own win over.
@@ -161,14 +159,6 @@ impl Plugin for CpuPlugin {
     fn sample(&self) -> Result<Samples, PluginError> {
         let reader = Reader::new(&self.config.root);
         Ok(sample::samples(&reader, &self.topology()))
-    }
-}
-
-/// One unit of the slot uses one of `capacity`.
-fn draw(capacity: &str) -> Draw {
-    Draw {
-        capacity: capacity.into(),
-        per_unit: Amount::ONE,
     }
 }
 

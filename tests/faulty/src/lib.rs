@@ -17,7 +17,7 @@ mod lie;
 
 use divvy_plugin::{
     Amount, Capacity, ConfigKey, Device, DeviceNode, Discovery, Draw, Edits, EnforcementLevel,
-    EnvVar, Health, Manifest, NodeId, NodeKind, OpenRequest, Plugin, PluginError, PrepareRequest,
+    EnvVar, Manifest, NodeId, NodeKind, OpenRequest, Plugin, PluginError, PrepareRequest,
     ReleaseRequest, RestoreRequest, Samples, Shape, Slot, StartedRequest, WatchReply, WatchRequest,
 };
 
@@ -43,18 +43,16 @@ impl Plugin for Faulty {
             version: env!("CARGO_PKG_VERSION").into(),
             summary: "two units that misbehave on request".into(),
             slots: vec![Slot {
-                name: "faulty.units".into(),
                 summary: "quarters of units".into(),
-                unit: "unit".into(),
                 quantum: Amount::from_nanos(250_000_000).unwrap_or(Amount::ONE),
                 class: "unit".into(),
-                draws: vec![Draw {
-                    capacity: "units".into(),
-                    per_unit: Amount::ONE,
-                }],
-                shape: Shape::Single,
-                default: None,
-                level: EnforcementLevel::Advisory,
+                draws: vec![Draw::unit("units")],
+                ..Slot::new(
+                    "faulty.units",
+                    "unit",
+                    Shape::Single,
+                    EnforcementLevel::Advisory,
+                )
             }],
             reserved_env: vec!["FAULTY_*".into()],
             config: [
@@ -158,27 +156,13 @@ impl Plugin for Faulty {
 
 fn unit(id: &str, minor: u32) -> Device {
     Device {
-        id: id.into(),
-        kind: "unit".into(),
-        model: "Faulty Unit".into(),
-        numa_node: None,
-        health: Health::healthy(),
-        attributes: [].into(),
-        capacities: [(
-            "units".to_owned(),
-            Capacity {
-                total: Amount::ONE,
-                reserved: Amount::ZERO,
-            },
-        )]
-        .into(),
+        capacities: [("units".to_owned(), Capacity::of(Amount::ONE))].into(),
         nodes: vec![NodeId {
             kind: NodeKind::Char,
             major: MAJOR,
             minor,
         }],
-        links: vec![],
-        parent: None,
+        ..Device::new(id, "unit", "Faulty Unit")
     }
 }
 

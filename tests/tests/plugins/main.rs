@@ -124,6 +124,7 @@ fn slices() -> Vec<Slice> {
         device: "unit-a".into(),
         amount: half,
         capacities: [("units".to_owned(), half)].into(),
+        start: None,
     }]
 }
 

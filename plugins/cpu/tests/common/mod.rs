@@ -153,6 +153,7 @@ pub(crate) fn slice(text: &str) -> Slice {
         device: words[1].into(),
         amount: words[2].parse().unwrap(),
         capacities: [].into(),
+        start: None,
     }
 }
 

@@ -1,0 +1,30 @@
+//! `divvy fit`, and `divvy run --dry-run`.
+
+use super::args::{Fit, Global};
+use super::output::{Failure, amounts, print_json, printable};
+use super::{agent, ask, need_root};
+use crate::model::Request;
+
+pub(super) async fn run(global: &Global, args: &Fit) -> Result<u8, Failure> {
+    show(global, &ask::request(&args.ask)?, "fit").await
+}
+
+/// Says what a request would get.
+pub(super) async fn show(
+    global: &Global,
+    request: &Request,
+    verb: &'static str,
+) -> Result<u8, Failure> {
+    need_root(verb)?;
+    let agent = agent(global)?;
+    let decision = agent.fit(request).await?;
+    if global.json {
+        print_json(&decision);
+        return Ok(0);
+    }
+    say!("it fits: {}", amounts(&decision.granted, None));
+    for why in &decision.why {
+        say!("  {}", printable(why));
+    }
+    Ok(0)
+}
