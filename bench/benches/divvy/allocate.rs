@@ -123,7 +123,8 @@ pub(crate) fn bench(criterion: &mut Criterion, figures: &Figures) -> Result<(), 
 
     // With few and with many allocations.
     for (name, count) in [("1e3_held", 1_000), ("1e6_held", 1_000_000)] {
-        let (book, bytes) = weight::of(|| full(count))?;
+        let mut book = Book::new(Snapshot::new(&gpus(1024, 8)));
+        let ((), bytes) = weight::of(|| fill(&mut book, count))?;
         figures.note(format!(
             "allocate/{name}: {} bytes an allocation",
             bytes / book.len()
@@ -133,7 +134,8 @@ pub(crate) fn bench(criterion: &mut Criterion, figures: &Figures) -> Result<(), 
         measure(&format!("decision_{name}"), None, deciding(&on, &share));
     }
     let inventory = gpus(1024, 8);
-    let (snapshot, bytes) = weight::of(|| Ok::<_, std::convert::Infallible>(Snapshot::new(&inventory)))?;
+    let (snapshot, bytes) =
+        weight::of(|| Ok::<_, std::convert::Infallible>(Snapshot::new(&inventory)))?;
     let devices = snapshot.machine().device_count();
     figures.note(format!(
         "allocate/snapshot: {} bytes a device",
@@ -186,8 +188,7 @@ fn used_cores(inventory: &Inventory, count: u32) -> Result<Book, Box<dyn Error>>
 
 /// So many allocations of a thousandth each on a thousand devices: all of
 /// 1,000,000, and 24,000 more would fit.
-fn full(count: u32) -> Result<Book, Box<dyn Error>> {
-    let mut book = Book::new(Snapshot::new(&gpus(1024, 8)));
+fn fill(book: &mut Book, count: u32) -> Result<(), Box<dyn Error>> {
     let machine = book.snapshot().machine().clone();
     let share = machine.slot("gpu.shares").ok_or("a slot")?;
     let thousandth = "0.001".parse()?;
@@ -197,7 +198,7 @@ fn full(count: u32) -> Result<Book, Box<dyn Error>> {
         book.place(&format!("{i:012x}"), &[claim])
             .map_err(|r| r.message)?;
     }
-    Ok(book)
+    Ok(())
 }
 
 // === machines ===

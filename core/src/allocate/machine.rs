@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::cut::{Cut, Cuts, count};
 use super::nodes::{Group, node_sets};
+use super::snapshot::nanos;
 use crate::model::{
     Amount, Basis, Capacity, DefaultAmount, Device, DeviceRef, EnforcementLevel, HealthState,
     Inventory, NumaNode, Partitioning, Policy, Shape, Slot,
@@ -216,6 +217,17 @@ pub(super) struct Needs {
 }
 
 impl Needs {
+    /// Does as much suffice as is left?
+    pub(super) fn are_left(&self, left: &[i128]) -> bool {
+        self.iter()
+            .all(|(offset, need)| left[offset] >= nanos(need))
+    }
+
+    /// Is the same left twice, of what is needed?
+    pub(super) fn same_left(&self, a: &[i128], b: &[i128]) -> bool {
+        self.iter().all(|(offset, _)| a[offset] == b[offset])
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, Amount)> + '_ {
         let len = usize::from(self.len);
         let offsets = self.offsets[..len].iter().map(|&o| usize::from(o));
@@ -578,19 +590,16 @@ impl Kind {
         }
     }
 
-    /// How many eighths of the capacities that are drawn on are free, where
-    /// `free` tells of each: of the scarcest.
-    pub(super) fn eighths(&self, drawn: &Needs, free: impl Fn(usize, Amount) -> Amount) -> usize {
-        drawn
-            .iter()
-            .map(|(offset, need)| {
-                let free = free(offset, need);
-                self.capacities[offset]
-                    .eighths
-                    .partition_point(|&least| least <= free)
-            })
-            .min()
-            .unwrap_or(0)
+    /// How many eighths are free of the scarcest of some capacities, by offset
+    /// and what is free.
+    pub(super) fn eighths(&self, free: impl Iterator<Item = (usize, Amount)>) -> usize {
+        free.map(|(offset, free)| {
+            // Counted, not searched: there is no branch to guess wrong.
+            let enough = |least: &Amount| usize::from(*least <= free);
+            self.capacities[offset].eighths.iter().map(enough).sum()
+        })
+        .min()
+        .unwrap_or(0)
     }
 }
 

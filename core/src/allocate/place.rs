@@ -218,11 +218,7 @@ impl<'a> Trial<'a> {
                 }
                 // Not on a core that is the whole ones' already.
                 let wholes = &self.grants[first..];
-                let needs = |d: u32| {
-                    let apart = wholes.iter().all(|g| g.device.0 != d);
-                    part_needs(part, self, d).filter(|_| apart)
-                };
-                let (device, needs, rank) = self.best(part, slot, needs)?;
+                let (device, needs, rank) = self.best(part, slot, wholes)?;
                 self.score(rank);
                 self.take(ix, device, rest, None, needs);
                 Some(())
@@ -341,7 +337,7 @@ impl<'a> Trial<'a> {
 
     /// All of it on one device.
     fn single(&mut self, part: &'a Part, slot: &'a SlotView) -> Option<()> {
-        let (device, needs, rank) = self.best(part, slot, |d| part_needs(part, self, d))?;
+        let (device, needs, rank) = self.best(part, slot, &[])?;
         self.score(rank);
         for (i, &(ix, amount)) in part.claims.iter().enumerate() {
             // The first grant stands for what all of them take.
@@ -351,40 +347,74 @@ impl<'a> Trial<'a> {
         Some(())
     }
 
-    /// The device that is best for something that needs this much of it.
+    /// The device that is best for something that needs this much of it, by
+    /// kind, and is none of these.
     fn best(
         &self,
         part: &'a Part,
         slot: &'a SlotView,
-        needs: impl Fn(u32) -> Option<&'a Needs>,
+        but: &[Grant],
     ) -> Option<(u32, Needs, Rank)> {
         let mut best: Option<(u32, &Needs, Rank)> = None;
-        for device in self.open(part, slot) {
-            let Some(needs) = needs(device).filter(|n| self.has(device, n)) else {
-                continue;
+        // Devices in the same state follow each other: it is weighed once.
+        let mut last: Option<(Standing, &[i128], i64)> = None;
+        self.open(part, slot).for_each(|device| {
+            let place = self.machine.place(device);
+            let Some(needs) = &part.needs[place.kind as usize] else {
+                return;
             };
-            let rank = self.rank(part.policy, device, needs);
-            if best.as_ref().is_none_or(|(.., least)| rank < *least) {
+            let left = self.on.left(place.first_cell);
+            if !needs.are_left(left) || !(self.taken.is_empty() || self.has(device, needs)) {
+                return;
+            }
+            let standing = Standing {
+                kind: place.kind,
+                idle: self.is_idle(device),
+            };
+            let loss = match last {
+                Some((seen, before, loss))
+                    if self.taken.is_empty()
+                        && seen == standing
+                        && needs.same_left(before, left) =>
+                {
+                    loss
+                }
+                _ => self.loss(part.policy, device, needs, standing.idle),
+            };
+            last = Some((standing, left, loss));
+            let rank = self.rank(part.policy, device, needs, standing.idle, loss);
+            if best.as_ref().is_none_or(|(.., least)| rank < *least)
+                && but.iter().all(|g| g.device.0 != device)
+            {
                 best = Some((device, needs, rank));
             }
-        }
+        });
         best.map(|(device, needs, rank)| (device, *needs, rank))
     }
 
-    fn rank(&self, policy: Policy, device: u32, needs: &Needs) -> Rank {
-        let free = |offset| self.free(device, offset);
-        let first = needs.iter().next().map_or(Amount::ZERO, |(o, _)| free(o));
+    /// What a device loses of its worth.
+    fn loss(&self, policy: Policy, device: u32, needs: &Needs, idle: bool) -> i64 {
         if policy == Policy::Spread {
-            return (0, Amount::MAX.saturating_sub(first), 0, device);
+            return 0;
         }
         let kind = self.machine.kind(device);
-        let before = kind.eighths(needs, |offset, _| free(offset));
-        let after = kind.eighths(needs, |offset, need| free(offset).saturating_sub(need));
+        let free = |offset| self.free(device, offset);
+        let before = kind.eighths(needs.iter().map(|(offset, _)| (offset, free(offset))));
+        let after = |(offset, need)| (offset, free(offset).saturating_sub(need));
+        let after = kind.eighths(needs.iter().map(after));
         let mut loss = self.machine.worth(before) - self.machine.worth(after);
-        let idle = self.is_idle(device);
         if idle && kind.cuts.is_some() {
             // It can no longer be cut.
             loss += self.partitions_left(device, 0, &Needs::default());
+        }
+        loss
+    }
+
+    fn rank(&self, policy: Policy, device: u32, needs: &Needs, idle: bool, loss: i64) -> Rank {
+        let first = needs.iter().next();
+        let first = first.map_or(Amount::ZERO, |(offset, _)| self.free(device, offset));
+        if policy == Policy::Spread {
+            return (0, Amount::MAX.saturating_sub(first), 0, device);
         }
         let lost_links = if idle { self.idle_links(device) } else { 0 };
         (loss, first, lost_links, device)
@@ -409,16 +439,22 @@ impl<'a> Trial<'a> {
             .filter(|(_, room)| !room.is_zero())
             .collect();
         if part.policy == Policy::Pack {
-            let kind = |d: u32| self.machine.place(d).kind;
-            let needs = |d: u32| self.machine.needs(&[(ix, amount)], kind(d));
-            let whole = rooms
-                .iter()
-                .filter(|(_, room)| *room >= amount)
-                .filter_map(|&(d, _)| Some((self.rank(part.policy, d, &needs(d)?), d)))
-                .min();
-            if let Some((rank, device)) = whole {
+            let needs = |d: u32| {
+                let kind = self.machine.place(d).kind;
+                self.machine.needs(&[(ix, amount)], kind)
+            };
+            let rank = |d: u32| {
+                let needs = needs(d)?;
+                let idle = self.is_idle(d);
+                let loss = self.loss(part.policy, d, &needs, idle);
+                let fits = self.has(d, &needs);
+                fits.then(|| (self.rank(part.policy, d, &needs, idle, loss), d))
+            };
+            let roomy = rooms.iter().filter(|(_, room)| *room >= amount);
+            if let Some((rank, device)) = roomy.filter_map(|&(d, _)| rank(d)).min() {
+                let needs = needs(device)?;
                 self.score(rank);
-                self.take(ix, device, amount, None, needs(device)?);
+                self.take(ix, device, amount, None, needs);
                 return Some(());
             }
         }
@@ -679,6 +715,13 @@ impl<'a> Trial<'a> {
     }
 }
 
+/// What makes two devices alike for a part of one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    kind: u32,
+    idle: bool,
+}
+
 /// What makes two devices alike for cutting.
 #[derive(PartialEq, Eq)]
 struct State {
@@ -686,10 +729,6 @@ struct State {
     taken: u64,
     idle: bool,
     used: Vec<Amount>,
-}
-
-fn part_needs<'a>(part: &'a Part, trial: &Trial<'_>, device: u32) -> Option<&'a Needs> {
-    part.needs[trial.machine.place(device).kind as usize].as_ref()
 }
 
 fn quanta(amount: Amount, quantum: Amount) -> u64 {

@@ -37,8 +37,9 @@ impl fmt::Display for Problem {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     machine: Arc<Machine>,
-    /// What is held of each cell.
-    used: Vec<Amount>,
+    /// What is left of each cell, in nano-units; below zero where more is held
+    /// than there is.
+    left: Vec<i128>,
     states: Vec<DeviceState>,
     /// How many grants each device serves in each mode.
     modes: Vec<u32>,
@@ -50,7 +51,7 @@ pub struct Snapshot {
 impl PartialEq for Snapshot {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.machine, &other.machine)
-            && self.used == other.used
+            && self.left == other.left
             && self.states == other.states
             && self.modes == other.modes
             && self.closed == other.closed
@@ -103,7 +104,10 @@ impl Snapshot {
             states[device as usize].closed = true;
         }
         Self {
-            used: vec![Amount::ZERO; machine.cells],
+            left: (0..devices)
+                .flat_map(|d| &machine.kinds[machine.places[d].kind as usize].capacities)
+                .map(|c| nanos(c.usable))
+                .collect(),
             states,
             modes: vec![0; devices * machine.modes],
             closed: machine.closed.clone(),
@@ -142,11 +146,10 @@ impl Snapshot {
                     close(self, format!("its {capacity} is held but it has none"));
                     continue;
                 };
-                let cell_used = &mut self.used[cell];
-                *cell_used = cell_used.checked_add(*amount).unwrap_or(Amount::MAX);
-                let used = *cell_used;
-                let usable = usable_of(&machine, effect.device, capacity);
-                if used > usable {
+                self.left[cell] = self.left[cell].saturating_sub(nanos(*amount));
+                if self.left[cell] < 0 {
+                    let usable = usable_of(&machine, effect.device, capacity);
+                    let used = used(usable, self.left[cell]);
                     close(
                         self,
                         format!("over_capacity: {used} of {usable} {capacity} are held"),
@@ -177,7 +180,7 @@ impl Snapshot {
             };
             for (capacity, amount) in &slice.part.capacities {
                 if let Some(cell) = cell_of(&self.machine, effect.device, capacity) {
-                    self.used[cell] = self.used[cell].saturating_sub(*amount);
+                    self.left[cell] = self.left[cell].saturating_add(nanos(*amount));
                 }
             }
             self.turn(&effect, Turn::Release);
@@ -207,10 +210,10 @@ impl Snapshot {
             let first = self.machine.place(device).first_cell as usize;
             let needs = draws_of(&self.machine, grants, i);
             for (offset, amount) in needs.iter() {
-                let used = &mut self.used[first + offset];
-                *used = match turn {
-                    Turn::Hold => used.checked_add(amount).unwrap_or(Amount::MAX),
-                    Turn::Release => used.saturating_sub(amount),
+                let left = &mut self.left[first + offset];
+                *left = match turn {
+                    Turn::Hold => left.saturating_sub(nanos(amount)),
+                    Turn::Release => left.saturating_add(nanos(amount)),
                 };
             }
             let cut = grant.start.zip(self.machine.kind(device).cut(grant.slot));
@@ -291,9 +294,11 @@ impl Snapshot {
     #[must_use]
     pub fn cell(&self, device: &DeviceRef, capacity: &str) -> Option<Cell> {
         let device = self.machine.device(&device.plugin, &device.id)?.0;
+        let usable = usable_of(&self.machine, device, capacity);
+        let left = self.left[cell_of(&self.machine, device, capacity)?];
         Some(Cell {
-            used: self.used[cell_of(&self.machine, device, capacity)?],
-            usable: usable_of(&self.machine, device, capacity),
+            used: used(usable, left),
+            usable,
         })
     }
 
@@ -355,12 +360,13 @@ impl Snapshot {
 
     /// What is free of a device's capacity.
     pub(super) fn free(&self, device: u32, offset: usize) -> Amount {
-        let usable = self.machine.kind(device).capacities[offset].usable;
-        usable.saturating_sub(self.used(device, offset))
+        amount(self.left[self.machine.place(device).first_cell as usize + offset])
     }
 
-    pub(super) fn used(&self, device: u32, offset: usize) -> Amount {
-        self.used[self.machine.place(device).first_cell as usize + offset]
+    /// What is left of a device's capacities, and of those of the devices after
+    /// it, in nano-units.
+    pub(super) fn left(&self, first_cell: u32) -> &[i128] {
+        &self.left[first_cell as usize..]
     }
 
     /// The most of a slot that one device can serve now, in its quantum; of a
@@ -413,6 +419,23 @@ fn draws_of(machine: &Machine, grants: &[Grant], i: usize) -> Needs {
         .filter(|g| g.device == device && g.slot != slot);
     claims.extend(others.map(|g| (g.slot, Amount::ZERO)));
     machine.needs(&claims, kind).unwrap_or_default()
+}
+
+/// An amount as what can be taken from what is left; amounts are far below
+/// what fits.
+pub(super) fn nanos(amount: Amount) -> i128 {
+    i128::try_from(amount.nanos()).unwrap_or(i128::MAX)
+}
+
+/// What is left, where it is not less than nothing.
+pub(super) fn amount(left: i128) -> Amount {
+    let nanos = u128::try_from(left).unwrap_or(0);
+    Amount::from_nanos(nanos).unwrap_or(Amount::MAX)
+}
+
+/// What is held, from what is usable and left.
+fn used(usable: Amount, left: i128) -> Amount {
+    amount(nanos(usable).saturating_sub(left))
 }
 
 fn cell_of(machine: &Machine, device: u32, capacity: &str) -> Option<usize> {
