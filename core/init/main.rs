@@ -183,16 +183,16 @@ fn run_command(command: &[CString], has_terminal: bool) -> ! {
     let error = Error::last_os_error();
     let name = show(&command[0]);
     let code = if error.raw_os_error() != Some(ENOENT) {
-        eprintln!("divvy: {name}: cannot be run: {error}");
+        eprintln!("divvy: {name}: cannot be run: {error} [command_not_executable]");
         EXIT_CANNOT_RUN
     } else if name.contains('/') && std::path::Path::new(name.as_ref()).exists() {
         // ENOENT for a file that exists means its `#!` line or its ELF loader.
         eprintln!(
-            "divvy: {name}: cannot be run: its interpreter or dynamic loader is not in this root filesystem"
+            "divvy: {name}: cannot be run: its interpreter or dynamic loader is not in this root filesystem [command_not_executable]"
         );
         EXIT_CANNOT_RUN
     } else {
-        eprintln!("divvy: {name}: command not found");
+        eprintln!("divvy: {name}: command not found [command_not_found]");
         EXIT_NOT_FOUND
     };
     // SAFETY: leaves without running the parent's exit handlers a second time.

@@ -845,3 +845,16 @@ fn a_reader_that_goes_away_does_not_end_the_job() {
     );
     assert_eq!(held(&machine), Vec::<String>::new());
 }
+
+#[test]
+fn a_working_directory_that_is_not_there_is_made() {
+    requires!(root);
+    let machine = machine();
+    for runtime in runtimes() {
+        sh(&machine, runtime, "--rm -w /nosuch/deep", "pwd")
+            .succeeds()
+            .says("/nosuch/deep");
+    }
+    assert!(!std::path::Path::new("/nosuch").exists());
+    nothing_is_left(&machine);
+}

@@ -2,7 +2,7 @@
 #![deny(unsafe_code)]
 
 use divvy_plugin::{
-    Amount, Discovery, Draw, Edits, EnforcementLevel, Manifest, OpenRequest, Plugin, PluginError,
+    Discovery, Draw, Edits, EnforcementLevel, Manifest, OpenRequest, Plugin, PluginError,
     PrepareRequest, ReleaseRequest, Samples, Shape, Slot,
 };
 

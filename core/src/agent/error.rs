@@ -4,7 +4,7 @@ use crate::allocate::Refusal;
 use crate::launch::image::ImageError;
 use crate::launch::{LaunchError, MergeError, MountError};
 use crate::ledger::LedgerError;
-use crate::model::{AmountTextError, NameError};
+use crate::model::{Amount, AmountTextError, NameError, format_amount};
 use crate::plugin::{CallError, OpenError};
 
 /// Why the agent did not do what was asked. Nothing was changed.
@@ -37,6 +37,11 @@ pub enum AgentError {
     /// No such workload.
     #[error("there is no workload {0:?}; `divvy ps -a` lists them")]
     NoSuchWorkload(String),
+    /// No such device.
+    #[error(
+        "there is neither a workload nor a device {0:?}; `divvy ps -a` and `divvy devices` list them"
+    )]
+    NoSuchDevice(String),
     /// Several workloads.
     #[error("several workloads' ids begin with {0:?}; write more of it")]
     Ambiguous(String),
@@ -86,6 +91,37 @@ pub enum AgentError {
         "the plugin {0} is not in the plugin folder, or was refused; its slices stay closed until it is back: divvy plugin list"
     )]
     PluginGone(String),
+    /// What would limit a workload is not offered, because a plugin was
+    /// refused.
+    #[error(
+        "no plugin offers {0}, so the job would have no limit of it; this plugin was refused: {1}"
+    )]
+    NoLimits(&'static str, String),
+    /// Nothing was asked, and no plugin gives anything unasked.
+    #[error(
+        "nothing would be granted: no plugin here offers cpu or mem, and nothing else is asked for; install the cpu plugin, or name a slot: divvy plugin list"
+    )]
+    NothingGranted,
+    /// Less memory than a container needs to start.
+    #[error(
+        "mem: {} asked; a container needs 4 MiB to start. Write the unit: --mem 64MiB", format_amount(*.0, "byte")
+    )]
+    TooLittleMemory(Amount),
+    /// Something went wrong and could not be undone yet.
+    #[error(
+        "{error}; {name} could not be undone yet and holds its slices: every divvy command tries again, `divvy ps` shows it"
+    )]
+    NotUndone {
+        /// What went wrong.
+        error: Box<AgentError>,
+        /// The workload.
+        name: String,
+    },
+    /// It has ended, or never began, and waits for a plugin to release it.
+    #[error(
+        "{0} does not run, but a plugin has not released its slices yet; every divvy command tries again, `divvy plugin list` says what is wrong with the plugin"
+    )]
+    NotReleased(String),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -132,6 +168,7 @@ impl AgentError {
             Self::Name(_) => "invalid_name",
             Self::NameTaken { .. } => "name_taken",
             Self::NoSuchWorkload(_) => "unknown_workload",
+            Self::NoSuchDevice(_) => "unknown_device",
             Self::Ambiguous(_) => "ambiguous_workload",
             Self::StillThere(_) => "not_ended",
             Self::NotRunning(_) => "not_running",
@@ -145,6 +182,11 @@ impl AgentError {
             Self::Plugins(_) => "invalid_setting",
             Self::Plugin { error, .. } => error.code(),
             Self::PluginGone(_) => "plugin_gone",
+            Self::NoLimits(..) => "plugin_refused",
+            Self::NothingGranted => "nothing_granted",
+            Self::TooLittleMemory(_) => "invalid_amount",
+            Self::NotUndone { error, .. } => error.code(),
+            Self::NotReleased(_) => "not_released",
             Self::Ledger(error) => error.code(),
             Self::Launch(error) => error.code(),
             Self::Mount(_) => "invalid_mount",

@@ -133,6 +133,12 @@ impl Agent {
         Folder::new(&self.settings.state, id)
     }
 
+    /// Does nobody carry this workload?
+    #[must_use]
+    pub fn is_abandoned(&self, record: &Record) -> bool {
+        matches!(self.folder(&record.id).try_lock(), Ok(Some(_)))
+    }
+
     /// Forgets a workload that has ended: its record, exit code and logs.
     ///
     /// # Errors

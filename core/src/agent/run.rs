@@ -148,6 +148,7 @@ impl Agent {
         }
         self.recover().await?;
         let (inventory, failed) = self.inventory().await;
+        let failed = self.needed(&inventory, failed)?;
         let id = new_allocation_id(
             sys::random().map_err(|e| AgentError::System("no random numbers", e))?,
         );
@@ -167,8 +168,12 @@ impl Agent {
         {
             Ok(started) => Ok(started),
             Err(error) => {
-                self.undo(&folder, &record).await;
+                let undone = self.undo(&folder, &record).await;
                 Err(match error {
+                    error if !undone => AgentError::NotUndone {
+                        error: Box::new(error),
+                        name: record.name,
+                    },
                     AgentError::Plugin { error, .. } => AgentError::Plugin {
                         error,
                         undone: true,
@@ -356,6 +361,7 @@ impl Agent {
             tty: plan.job.tty,
             stdin: plan.job.stdin,
             stop_signal: plan.job.stop_signal,
+            workdir: plan.job.workdir,
         })?;
         let settings = monitor::Settings {
             state: self.settings.state.clone(),
@@ -458,8 +464,8 @@ impl Agent {
     }
 
     /// Takes back an intent. What cannot be taken back now stays closed and
-    /// is tried again by [`recover`](Agent::recover).
-    async fn undo(&self, folder: &Folder, record: &Record) {
+    /// is tried again by [`recover`](Agent::recover); false then.
+    async fn undo(&self, folder: &Folder, record: &Record) -> bool {
         let undone = async {
             if let Ok(container) = folder.container() {
                 container.delete()?;
@@ -471,8 +477,14 @@ impl Agent {
             })
         };
         match undone.await {
-            Ok(()) => folder.remove(),
-            Err(error) => tracing::warn!("{}: cannot be undone yet: {error}", record.name),
+            Ok(()) => {
+                folder.remove();
+                true
+            }
+            Err(error) => {
+                tracing::info!("{}: cannot be undone yet: {error}", record.name);
+                false
+            }
         }
     }
 }

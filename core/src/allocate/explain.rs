@@ -135,7 +135,7 @@ pub(super) fn largest(snapshot: &Snapshot, demand: &Demand, part: &Part, ix: Slo
     if part.unsplit && part.shape == Shape::Divisible {
         // What may lie on n devices must be too large for fewer: not every
         // smaller amount fits, so it is worked out, not searched.
-        rooms.sort_by(|a, b| b.0.cmp(&a.0));
+        rooms.sort_by_key(|&(room, _)| std::cmp::Reverse(room));
         if matches!(part.policy, Policy::Fill | Policy::Evenly) {
             let bins = classic_bins(snapshot, part, slot, ix);
             return of(classic::largest_unsplit(&bins)).unwrap_or_default();

@@ -112,7 +112,6 @@ pub struct Machine {
     pub(super) closed: BTreeMap<u32, Box<str>>,
     /// The most modes that any plugin has.
     pub(super) modes: usize,
-    pub(super) cells: usize,
     /// Devices in the order of their names, to find one.
     by_name: Vec<u32>,
     worth: [i64; 9],
@@ -135,6 +134,13 @@ pub(super) struct Place {
     links: (u32, u32),
     pub(super) node: NodeIx,
 }
+
+/// What makes devices alike: the plugin, the capacities, the partitioning.
+type Alike<'a> = (
+    u16,
+    &'a BTreeMap<String, Capacity>,
+    Option<&'a Partitioning>,
+);
 
 /// What devices that are alike have.
 #[derive(Clone, Debug)]
@@ -278,8 +284,7 @@ impl Machine {
 
         let mut kinds: Vec<Kind> = Vec::new();
         let mut kind_plugins: Vec<u16> = Vec::new();
-        let mut known: HashMap<(u16, &BTreeMap<String, Capacity>, Option<&Partitioning>), KindIx> =
-            HashMap::new();
+        let mut known: HashMap<Alike<'_>, KindIx> = HashMap::new();
         let ids: HashMap<(&str, &str), u32> = (0..)
             .zip(&inventory.devices)
             .map(|(i, d)| ((d.plugin.as_str(), d.device.id.as_str()), i))
@@ -388,7 +393,6 @@ impl Machine {
             exclusive: modes.exclusive,
             closed,
             modes: modes.most,
-            cells,
             worth: rules.expected.worth(),
         }
     }
@@ -411,6 +415,11 @@ impl Machine {
             .by_name
             .binary_search_by(|&d| full(d).cmp(&(plugin, id)));
         found.ok().map(|at| DeviceIx(self.by_name[at]))
+    }
+
+    /// Has this plugin said anything of itself?
+    pub(super) fn has_plugin(&self, name: &str) -> bool {
+        self.plugins.iter().any(|p| **p == *name)
     }
 
     /// How many devices there are.

@@ -129,7 +129,11 @@ impl Snapshot {
             let Some(effect) = self.effect(slice) else {
                 problems.push(Problem {
                     device: slice.device(),
-                    what: "is held but is not there".into(),
+                    what: if self.machine.has_plugin(&slice.plugin) {
+                        "is held but is not there".into()
+                    } else {
+                        format!("is held, but the plugin {} does not answer", slice.plugin)
+                    },
                 });
                 continue;
             };

@@ -34,7 +34,7 @@ async fn device(global: &Global, agent: &crate::agent::Agent, name: &str) -> Res
         .into_iter()
         .find(|v| v.device.name().to_string() == name)
     else {
-        return Err(AgentError::NoSuchWorkload(name.to_owned()).into());
+        return Err(AgentError::NoSuchDevice(name.to_owned()).into());
     };
     if global.json {
         print_json(&json!({ "device": view }));

@@ -315,7 +315,7 @@ fn report(record: &Record, exit: &Exit) -> u8 {
             format!(" of {}", crate::model::format_amount(*m, "byte"))
         });
         tell!(
-            "divvy: out of memory: the kernel stopped a process of {} because it exceeded its memory{limit}; ask for more with --mem",
+            "divvy: out of memory: the kernel stopped a process of {} because it exceeded its memory{limit}; ask for more with --mem [out_of_memory]",
             record.name
         );
     }

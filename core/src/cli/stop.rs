@@ -43,6 +43,9 @@ pub(super) async fn stop(
             Err(AgentError::NoSuchWorkload(_)) => Ok(None),
             Err(error) => Err(error),
             Ok(now) if now.state == State::Exited => Ok(now.exit),
+            Ok(now) if now.state != State::Running && agent.is_abandoned(&now) => {
+                Err(AgentError::NotReleased(now.name))
+            }
             Ok(now) => {
                 let exit = monitor::stop(&agent.folder(&now.id), grace).await;
                 exit.map(Some)

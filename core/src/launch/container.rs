@@ -48,6 +48,9 @@ pub struct Container {
     pub stdin: bool,
     /// What `stop` sends first.
     pub stop_signal: String,
+    /// Its working directory, which is made if its root has none such.
+    #[serde(default)]
+    pub workdir: String,
 }
 
 impl Folder {

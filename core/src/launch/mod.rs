@@ -32,7 +32,7 @@ pub(crate) use mounts::check_plugin_mounts;
 pub use mounts::{BindMount, MountError, check_user_mount};
 pub(crate) use proof::prove;
 pub use rootfs::Root;
-pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts};
+pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts, make_workdir};
 pub(crate) use runtime::last_line;
 pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
 pub use signals::{signal_name, signal_number};

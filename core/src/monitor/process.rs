@@ -223,7 +223,8 @@ fn never_ran(code: Option<u8>, reason: &str) -> Exit {
 
 /// Makes the container; its process waits.
 async fn make(folder: &Folder, container: &Container) -> Result<Made, String> {
-    launch::assemble(&container.root, folder).map_err(|e| e.to_string())?;
+    let root = launch::assemble(&container.root, folder).map_err(|e| e.to_string())?;
+    launch::make_workdir(&root, &container.workdir).map_err(|e| e.to_string())?;
     let said = |e: io::Error| e.to_string();
     let ends = Ends::new(folder, container.tty, container.stdin).map_err(said)?;
     let mut command = container.create_command(folder, ends.console());

@@ -218,7 +218,7 @@ impl Client {
         }
         let crashes = self.crashes();
         match (crashes.quarantined_until(now_ms()), crashes.last()) {
-            (Some(until), Some(last)) => Status::Quarantined(quarantine(until, last)),
+            (Some(until), Some(last)) => Status::Quarantined(self.quarantine(until, last)),
             (None, Some(last)) => Status::Crashed(format!("in {}: {}", last.during, last.reason)),
             _ => Status::Idle,
         }
@@ -227,6 +227,19 @@ impl Client {
     /// Its past crashes, oldest first.
     pub fn crashes(&self) -> Crashes {
         self.history().clone()
+    }
+
+    fn quarantine(&self, until_ms: u64, last: &Crash) -> String {
+        let seconds = until_ms.saturating_sub(now_ms()).div_ceil(1000);
+        let mut text = format!(
+            "five crashes within ten minutes, the last in {}: {}; it is tried again in {seconds} s",
+            last.during, last.reason
+        );
+        if let Some(folder) = &self.history {
+            let file = folder.join(format!("{}.json", self.name));
+            text += &format!(", or at once if {} is removed", file.display());
+        }
+        text
     }
 
     fn history(&self) -> std::sync::MutexGuard<'_, Crashes> {
@@ -516,7 +529,7 @@ impl Client {
             return Ok(());
         };
         if let Some(until) = crashes.quarantined_until(now) {
-            return refuse("in quarantine", quarantine(until, last));
+            return refuse("in quarantine", self.quarantine(until, last));
         }
         let wait = crashes.back_off(now);
         if !wait.is_zero() {
@@ -579,14 +592,6 @@ fn still_stuck(inner: &mut Inner) -> Option<String> {
     }
     inner.stuck = None;
     None
-}
-
-fn quarantine(until_ms: u64, last: &Crash) -> String {
-    let seconds = until_ms.saturating_sub(now_ms()).div_ceil(1000);
-    format!(
-        "five crashes within ten minutes, the last in {}: {}; it is tried again in {seconds} s",
-        last.during, last.reason
-    )
 }
 
 fn placeholder() -> Manifest {

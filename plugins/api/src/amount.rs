@@ -57,8 +57,13 @@ impl Amount {
     /// A whole number of units. Every `u64` up to 10¹⁸ is exact; above that
     /// the result is [`Amount::MAX`].
     #[must_use]
-    pub fn from_units(units: u64) -> Self {
-        Self((u128::from(units) * SCALE).min(Self::MAX.0))
+    pub const fn from_units(units: u64) -> Self {
+        let nanos = units as u128 * SCALE;
+        if nanos > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(nanos)
+        }
     }
 
     /// Nano-units (10⁻⁹); `None` above [`Amount::MAX`].

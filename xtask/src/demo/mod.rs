@@ -59,7 +59,7 @@ pub(crate) fn run() -> Result<()> {
 
     heading(6, "That was all", "");
     tell(format_args!(
-        "Launcher: {}, OCI runtime: {}. No daemon, no image, and nothing is left on this machine.",
+        "Launcher: {}, OCI runtime: {}. No daemon, no image; no workload, no mount and no allocation is left.",
         workload.launcher, workload.runtime
     ));
     tell(
@@ -123,7 +123,7 @@ fn half_a_core(stage: &Stage) -> Result<Workload> {
         bail!("result.txt says {result:?}: that is not pi");
     }
     tell(format_args!(
-        "Kept, in the folder where it ran: result.txt: {}",
+        "It wrote result.txt into its current folder (the demo's own), and there it is: {}",
         result.trim()
     ));
     Ok(workload)

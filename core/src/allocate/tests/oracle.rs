@@ -102,7 +102,7 @@ proptest! {
         }
         let pairs: Vec<_> = pairs
             .into_iter()
-            .filter(|(a, b, _)| a != b && (*a.max(b) as u32) < count)
+            .filter(|(a, b, _)| a != b && *a.max(b) < count as usize)
             .collect();
         link(&mut inventory, &pairs);
         let mut snapshot = used(&inventory, &shares, &[]);
@@ -192,7 +192,7 @@ proptest! {
         let mut inventory = gpus(count, node_count);
         let pairs: Vec<_> = pairs
             .into_iter()
-            .filter(|(a, b, _)| a != b && (*a.max(b) as u32) < count)
+            .filter(|(a, b, _)| a != b && *a.max(b) < count as usize)
             .collect();
         link(&mut inventory, &pairs);
         for (device, taken) in inventory.devices.iter_mut().zip(&taken) {
