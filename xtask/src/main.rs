@@ -1,5 +1,5 @@
-//! Chores of this repository: `cargo xtask demo`, `test` and `dist`, one file
-//! each. People and CI use the same ones.
+//! Chores of this repository: `cargo xtask demo`, `test`, `dist` and `fuzz`, one
+//! file each. People and CI use the same ones.
 //!
 //! What a chore has to say goes to stderr; the demo's story goes to stdout.
 //! Exit status: 0, or 1 with one error that names the remedy.
@@ -9,6 +9,7 @@
 mod demo;
 mod dist;
 mod find;
+mod fuzz;
 mod shell;
 mod test;
 
@@ -44,6 +45,12 @@ enum Task {
         #[arg(long)]
         debug: bool,
     },
+    /// Feed the allocator what nobody would write; needs a C++ compiler
+    Fuzz {
+        /// For how long, each of the targets
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,6 +58,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test { quick } => test::run(quick),
         Task::Dist { out, debug } => dist::run(&out, debug),
+        Task::Fuzz { seconds } => fuzz::run(seconds),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

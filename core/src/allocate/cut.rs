@@ -38,6 +38,10 @@ pub(super) fn count(cut: &Cut, taken: u64, free: impl Fn(usize) -> Amount) -> Am
     // Runs of equal length: taking the one that ends first is optimal.
     let mut fits = cut.starts & runs_of(!taken, cut.size);
     let mut most: u64 = 0;
+    if cut.size == 1 {
+        most = u64::from(fits.count_ones());
+        fits = 0;
+    }
     while fits != 0 {
         let start = fits.trailing_zeros();
         most += 1;

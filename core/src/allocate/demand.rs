@@ -13,7 +13,7 @@ use crate::model::{Amount, Near, Policy, Request, Shape};
 /// and a selector does not mean them.
 const BASE: [&str; 2] = ["cpu", "mem"];
 /// Partitions in one request, at most: what bounds a decision's time.
-const MAX_PARTITIONS: u64 = 64;
+pub(super) const MAX_PARTITIONS: u64 = 64;
 
 /// What would serve a request, best first; never empty.
 #[derive(Clone, Debug)]

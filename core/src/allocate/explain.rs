@@ -2,7 +2,7 @@
 //! it is. Nothing here decides: it asks [`place`](super::place) again.
 
 use super::classic;
-use super::demand::{Choices, Demand, Part, total};
+use super::demand::{Choices, Demand, MAX_PARTITIONS, Part, total};
 use super::machine::{Machine, NOWHERE, SlotIx, SlotView};
 use super::place::{Allocation, fewest, fits};
 use super::refusal::{Refusal, RefusalCode, Rejected, Room};
@@ -157,7 +157,11 @@ pub(super) fn largest(snapshot: &Snapshot, demand: &Demand, part: &Part, ix: Slo
     }
     let most = free.nanos() / slot.quantum.nanos().max(1);
     let most = u64::try_from(most).unwrap_or(u64::MAX);
-    let most = if slot.unique { most.min(1) } else { most };
+    let most = match slot.shape {
+        Shape::Partition => most.min(MAX_PARTITIONS),
+        _ if slot.unique => most.min(1),
+        _ => most,
+    };
     // Every smaller amount fits where a larger one does: search by halves.
     let (mut fits_now, mut too_much) = (0, most.saturating_add(1));
     while too_much - fits_now > 1 {

@@ -83,7 +83,10 @@ struct Cost {
 
 /// Does a demand fit, and where?
 pub(super) fn fits(snapshot: &Snapshot, demand: &Demand) -> bool {
-    plan(snapshot, demand).is_some()
+    // Where there is room on all nodes there is a plan, if a longer one.
+    let somewhere = demand.near != Near::Node
+        && attempt(snapshot, demand, None, &mut linked::BUDGET.clone()).is_some();
+    somewhere || plan(snapshot, demand).is_some()
 }
 
 fn plan(snapshot: &Snapshot, demand: &Demand) -> Option<Plan> {
@@ -562,11 +565,38 @@ impl<'a> Trial<'a> {
     fn partitions(&mut self, part: &'a Part, slot: &'a SlotView) -> Option<()> {
         let ix = part.slot();
         let wanted = part.amount().whole_units();
-        // Each device's best place; only the device that was cut changes.
         let devices: Vec<u32> = self.open(part, slot).collect();
+        let room = |&d: &u32| self.partitions_of(ix, d);
+        if devices.iter().map(room).sum::<u64>() < wanted {
+            return None;
+        }
+        // What one of them takes matters to the next.
+        let consulted = std::mem::replace(&mut self.consult, true);
+        let (grants, taken, cost) = (self.grants.len(), self.taken.len(), self.cost);
+        let done = self.cheapest(part, slot, &devices, wanted).or_else(|| {
+            // There is room, but the cheapest places were in each other's way.
+            self.grants.truncate(grants);
+            self.taken.truncate(taken);
+            self.cost = cost;
+            self.first_fit(part, slot, &devices, wanted)
+        });
+        self.consult = consulted;
+        done
+    }
+
+    /// Each partition where the most is left for others.
+    fn cheapest(
+        &mut self,
+        part: &'a Part,
+        slot: &'a SlotView,
+        devices: &[u32],
+        wanted: u64,
+    ) -> Option<()> {
+        let ix = part.slot();
+        // Each device's best place; only the device that was cut changes.
         let mut known: Vec<(State, Option<(Rank, u8)>)> = Vec::new();
         let mut places: Vec<(u32, Option<(Rank, u8)>)> = Vec::with_capacity(devices.len());
-        for device in devices {
+        for &device in devices {
             let state = State {
                 kind: self.machine.place(device).kind,
                 taken: self.positions(device),
@@ -586,26 +616,59 @@ impl<'a> Trial<'a> {
             };
             places.push((device, place));
         }
-        let consulted = std::mem::replace(&mut self.consult, true);
         for _ in 0..wanted {
-            let open = |d: u32| !consulted || self.is_at_peace(slot, d);
             let best = places
                 .iter()
                 .enumerate()
-                .filter(|(_, (device, _))| open(*device))
+                .filter(|(_, (device, _))| self.is_at_peace(slot, *device))
                 .filter_map(|(i, (_, p))| Some((p.as_ref()?, i)));
-            let Some((&(rank, start), i)) = best.min_by_key(|((rank, _), _)| *rank) else {
-                self.consult = consulted;
-                return None;
-            };
+            let (&(rank, start), i) = best.min_by_key(|((rank, _), _)| *rank)?;
             let device = places[i].0;
-            let needs = self.machine.kind(device).cut(ix)?.needs;
             self.score(rank);
-            self.take(ix, device, Amount::ONE, Some(start), needs);
+            self.take_partition(ix, device, start)?;
             places[i].1 = self.cut(ix, part.policy, device);
         }
-        self.consult = consulted;
         Some(())
+    }
+
+    /// Each partition where it fits first: as many as there can be.
+    fn first_fit(
+        &mut self,
+        part: &'a Part,
+        slot: &'a SlotView,
+        devices: &[u32],
+        wanted: u64,
+    ) -> Option<()> {
+        let ix = part.slot();
+        let mut missing = wanted;
+        for &device in devices {
+            while missing > 0 && self.is_at_peace(slot, device) {
+                let cut = self.machine.kind(device).cut(ix)?;
+                let fits = cut.starts & runs_of(!self.positions(device), cut.size);
+                if fits == 0 || !self.has(device, &cut.needs) {
+                    break;
+                }
+                let start = u8::try_from(fits.trailing_zeros()).ok()?;
+                self.take_partition(ix, device, start)?;
+                missing -= 1;
+            }
+        }
+        (missing == 0).then_some(())
+    }
+
+    fn take_partition(&mut self, ix: SlotIx, device: u32, start: u8) -> Option<()> {
+        let needs = self.machine.kind(device).cut(ix)?.needs;
+        self.take(ix, device, Amount::ONE, Some(start), needs);
+        Some(())
+    }
+
+    /// How many partitions of a slot fit on a device.
+    fn partitions_of(&self, ix: SlotIx, device: u32) -> u64 {
+        let free = |offset| self.free(device, offset);
+        let cut = self.machine.kind(device).cut(ix);
+        cut.map_or(0, |cut| {
+            count(cut, self.positions(device), free).whole_units()
+        })
     }
 
     fn used(&self, device: u32) -> Vec<Amount> {
