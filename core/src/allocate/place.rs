@@ -7,9 +7,9 @@
 //!    single, divisible (the least movable first), then by slot order.
 //! 2. They are placed on a *node set*: the smallest set of NUMA nodes that has
 //!    room for all of them; of equal size, the one with the least sum of
-//!    distances ([`nodes`](super::nodes)). Devices that hang on no node belong
+//!    distances (`nodes`). Devices that hang on no node belong
 //!    to every set. If whole devices are linked to each other, the
-//!    best-connected set comes first ([`linked`](super::linked)) and nodes after
+//!    best-connected set comes first (`linked`) and nodes after
 //!    it.
 //! 3. Within a node set, and between sets that are equal so far, `pack` takes
 //!    what is worth least to the requests that are expected: a device is worth
@@ -17,7 +17,7 @@
 //!    and of partitions of each profile; the loss of that worth is least. Then
 //!    what has least free; then, of idle devices, what is linked least to other
 //!    idle ones; then inventory order. `spread` takes what has most free.
-//! 4. `fill` and `evenly` ([`classic`](super::classic)) look at no nodes.
+//! 4. `fill` and `evenly` (`classic`) look at no nodes.
 
 use std::cmp::Reverse;
 

@@ -322,6 +322,95 @@ mod tests {
         assert_eq!(of(10, "1", "0"), None);
     }
 
+    /// Every small amount, and every one near the edges: the largest amount, and
+    /// where a product no longer fits into 128 bits.
+    fn interesting() -> Vec<u128> {
+        let edges = [SCALE, Amount::MAX.0, 1 << 64, 1 << 89];
+        let near = edges.iter().flat_map(|e| e - 3..=e + 3);
+        (0..=24)
+            .chain(near)
+            .filter(|n| *n <= Amount::MAX.0)
+            .collect()
+    }
+
+    /// `a × n / d` and its remainder, digit by digit: no product of two amounts.
+    fn by_hand(a: u128, n: u128, d: u128) -> (Option<u128>, bool) {
+        let (mut quotient, mut rest) = (Some(0u128), 0u128);
+        let more = |quotient: Option<u128>, rest: u128| {
+            (quotient.and_then(|q| q.checked_add(rest / d)), rest % d)
+        };
+        for bit in (0..128).rev() {
+            // Twice what there was, and once more `n` where `a` has a bit.
+            (quotient, rest) = more(quotient.and_then(|q| q.checked_mul(2)), rest * 2);
+            if a >> bit & 1 == 1 {
+                let whole = quotient.and_then(|q| q.checked_add(n / d));
+                (quotient, rest) = more(whole, rest + n % d);
+            }
+        }
+        (quotient.filter(|q| *q <= Amount::MAX.0), rest != 0)
+    }
+
+    #[test]
+    fn scaling_is_exact_everywhere() {
+        for a in interesting() {
+            for n in interesting() {
+                for d in interesting() {
+                    let (down, up) = (
+                        Amount(a).scaled(Amount(n), Amount(d)),
+                        Amount(a).scaled_up(Amount(n), Amount(d)),
+                    );
+                    if d == 0 {
+                        assert_eq!((down, up), (None, None));
+                        continue;
+                    }
+                    let (exact, inexact) = by_hand(a, n, d);
+                    // Where an intermediate value does not fit there may be no
+                    // answer; a wrong one there never is.
+                    assert!(
+                        down.is_none() || down.map(|x| x.0) == exact,
+                        "{a} × {n} / {d}"
+                    );
+                    let above = exact.and_then(|x| x.checked_add(u128::from(inexact)));
+                    assert!(up.is_none() || up.map(|x| x.0) == above, "{a} × {n} / {d}");
+                    if a.checked_mul(n).is_some() {
+                        assert_eq!(down.map(|x| x.0), exact, "{a} × {n} / {d}");
+                        let above = above.filter(|x| *x <= Amount::MAX.0);
+                        assert_eq!(up.map(|x| x.0), above, "{a} × {n} / {d}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn steps_and_sums_are_exact_everywhere() {
+        for a in interesting() {
+            let text = Amount(a).to_string();
+            assert_eq!(text.parse(), Ok(Amount(a)), "{text}");
+            for b in interesting() {
+                let (x, y) = (Amount(a), Amount(b));
+                assert_eq!(
+                    x.checked_add(y).map(|s| s.0),
+                    Some(a + b).filter(|s| *s <= Amount::MAX.0)
+                );
+                assert_eq!(x.checked_sub(y).map(|s| s.0), a.checked_sub(b));
+                let (floor, ceil) = (x.floor_to(y), x.ceil_to(y));
+                if b == 0 {
+                    assert_eq!((floor, ceil), (Amount::ZERO, Some(Amount::ZERO)));
+                    continue;
+                }
+                assert_eq!(floor.0, a - a % b);
+                assert!(floor.is_multiple_of(y) && a - floor.0 < b);
+                let next = if a % b == 0 { a } else { a - a % b + b };
+                assert_eq!(
+                    ceil.map(|c| c.0),
+                    Some(next).filter(|n| *n <= Amount::MAX.0)
+                );
+                assert_eq!(x.is_multiple_of(y), a % b == 0);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn text_and_back(nanos in 0..=Amount::MAX.0) {
