@@ -133,8 +133,8 @@ fn cores(node_count: u32, cores: u32, memory: u64) -> Inventory {
 
 /// GPUs of 80 units of memory and 100 of compute, in steps of one, that can be
 /// had whole, shared, by memory, or cut as an A100 or H100 is
-/// (notes: MIG profiles of 1, 1+, 2, 3, 4 and 7 of 7 compute slices over 8
-/// memory slices). GPUs are spread over so many nodes.
+/// (1, 1 with twice the memory, 2, 3, 4 and 7 of 7 compute slices, over 8 memory
+/// slices). GPUs are spread over so many nodes.
 fn gpus(count: u32, node_count: u32) -> Inventory {
     let slot = |name: &str, class: &str, unit: &str, mode: &str, shape, draws| Slot {
         class: class.into(),
