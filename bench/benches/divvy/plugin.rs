@@ -1,7 +1,11 @@
 //! Calls into a plugin host, and the life of one.
 
 use std::error::Error;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
@@ -41,6 +45,30 @@ pub(crate) fn bench(
             figures.add("plugin/round_trip", Some(ROUND_TRIP), samples)
         });
     });
+
+    // The physical limit: the same way there and back, with `cat` on the other
+    // side. Between two CPUs that sleep it is all but the whole of the above.
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let mut cat = Command::new("cat")
+        .stdin(OwnedFd::from(theirs.try_clone()?))
+        .stdout(OwnedFd::from(theirs))
+        .spawn()?;
+    group.bench_function("bare_socketpair", |b| {
+        b.iter_custom(|n| {
+            let mut frame = [0; 64];
+            let once = |_| {
+                let begin = Instant::now();
+                let sent = ours.write_all(&frame);
+                sent.and_then(|()| ours.read_exact(&mut frame))
+                    .expect("cat answers");
+                begin.elapsed()
+            };
+            let samples: Vec<Duration> = (0..n).map(once).collect();
+            figures.add("plugin/bare_socketpair", None, samples)
+        });
+    });
+    drop(ours);
+    cat.wait()?;
 
     let cpu = client(place, &place.cpu)?;
     group.bench_function("cpu_discover", |b| {
