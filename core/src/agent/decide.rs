@@ -7,12 +7,10 @@ use serde::Serialize;
 
 use super::{Agent, AgentError};
 use crate::allocate::{self, Choices, DeviceMask, Limits, Refusal, Snapshot, allocate, explain};
-use crate::model::{Amount, Inventory, Record, Request, Slice, format_amount};
+use crate::model::{Amount, BASE_SLOTS, Inventory, Record, Request, Slice, format_amount};
 use crate::plugin::CallError;
 use crate::sys;
 
-/// Slots that limit every workload.
-const BASE: [&str; 2] = ["cpu", "mem"];
 /// The least memory with which a container starts, whichever the runtime: what
 /// runs in it before the job does is charged to it (measured: 4 MiB with runc
 /// 1.1.5, 1 MiB with the built-in one).
@@ -54,7 +52,9 @@ impl Agent {
         inventory: &Inventory,
         failed: Vec<(String, CallError)>,
     ) -> Result<Vec<(String, CallError)>, AgentError> {
-        let lacks = BASE.into_iter().find(|slot| inventory.slot(slot).is_none());
+        let lacks = BASE_SLOTS
+            .into_iter()
+            .find(|slot| inventory.slot(slot).is_none());
         let Some(slot) = lacks else {
             return Ok(failed);
         };

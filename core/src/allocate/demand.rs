@@ -7,11 +7,8 @@ use std::sync::Arc;
 use super::machine::{Default, Machine, Needs, SlotIx};
 use super::refusal::{Refusal, RefusalCode};
 use super::select::DeviceMask;
-use crate::model::{Amount, Near, Policy, Request, Shape};
+use crate::model::{Amount, BASE_SLOTS, Near, Policy, Request, Shape};
 
-/// Slots that every machine has: a fallback leaves them as they were asked,
-/// and a selector does not mean them.
-const BASE: [&str; 2] = ["cpu", "mem"];
 /// Partitions in one request, at most: what bounds a decision's time.
 pub(super) const MAX_PARTITIONS: u64 = 64;
 
@@ -118,7 +115,7 @@ impl Choices {
 fn instead(asked: &Amounts, fallback: &Amounts) -> Amounts {
     let base = asked
         .iter()
-        .filter(|(name, _)| BASE.contains(&name.as_str()));
+        .filter(|(name, _)| BASE_SLOTS.contains(&name.as_str()));
     let base = base.map(|(name, amount)| (name.clone(), *amount));
     base.chain(fallback.clone()).collect()
 }
@@ -283,7 +280,7 @@ fn check(machine: &Machine, request: &Request, way: &[Option<Amount>]) -> Result
         // host are the kernel's in any case.
         if let Some(least) = request.min_level
             && slot.level < least
-            && !BASE.contains(&name(ix))
+            && !BASE_SLOTS.contains(&name(ix))
         {
             let word = |level| {
                 let value = serde_json::to_value(level).ok();
@@ -396,7 +393,7 @@ impl Masks {
         let asked = request.slots.iter().filter(|(_, amount)| !amount.is_zero());
         let (base, rest): (Vec<&String>, Vec<&String>) = asked
             .map(|(name, _)| name)
-            .partition(|name| BASE.contains(&name.as_str()));
+            .partition(|name| BASE_SLOTS.contains(&name.as_str()));
         Self {
             avoiding: avoiding.map(Arc::new),
             selected: selected.map(Arc::new),
@@ -409,7 +406,7 @@ impl Masks {
     }
 
     fn of(&self, slot: &str) -> &Option<Arc<DeviceMask>> {
-        let meant = !BASE.contains(&slot) || self.base.iter().any(|b| b == slot);
+        let meant = !BASE_SLOTS.contains(&slot) || self.base.iter().any(|b| b == slot);
         if meant {
             &self.selected
         } else {

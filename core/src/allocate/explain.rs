@@ -4,7 +4,7 @@
 use super::classic;
 use super::demand::{Choices, Demand, MAX_PARTITIONS, Part, total};
 use super::machine::{Machine, NOWHERE, SlotIx, SlotView};
-use super::place::{Allocation, fewest, fits};
+use super::place::{Allocation, bins, fewest, fits};
 use super::refusal::{Refusal, RefusalCode, Rejected, Room};
 use super::snapshot::Snapshot;
 use crate::model::{Amount, Near, Policy, Shape, Slice, format_amount};
@@ -137,7 +137,7 @@ pub(super) fn largest(snapshot: &Snapshot, demand: &Demand, part: &Part, ix: Slo
         // smaller amount fits, so it is worked out, not searched.
         rooms.sort_by_key(|&(room, _)| std::cmp::Reverse(room));
         if matches!(part.policy, Policy::Fill | Policy::Evenly) {
-            let bins = classic_bins(snapshot, part, slot, ix);
+            let bins = bins(snapshot, demand, part);
             return of(classic::largest_unsplit(&bins)).unwrap_or_default();
         }
         return match demand.near {
@@ -192,33 +192,6 @@ fn largest_unsplit(
         .zip(sums)
         .filter(|(n, sum)| fewest(machine, slot, *sum) >= *n);
     fits.map(|(_, sum)| sum).max().unwrap_or_default()
-}
-
-fn classic_bins(
-    snapshot: &Snapshot,
-    part: &Part,
-    slot: &SlotView,
-    ix: SlotIx,
-) -> Vec<classic::Bin> {
-    let quanta = |amount: Amount| {
-        u64::try_from(amount.nanos() / slot.quantum.nanos().max(1)).unwrap_or(u64::MAX)
-    };
-    let machine = snapshot.machine();
-    let mut bins: Vec<classic::Bin> = allowed(part, slot)
-        .filter(|&d| snapshot.is_open(slot, d))
-        .map(|device| classic::Bin {
-            device,
-            exact: snapshot.room(ix, device),
-            free: quanta(snapshot.room(ix, device)),
-            capacity: quanta(
-                machine
-                    .terms(slot, device)
-                    .map_or(Amount::ZERO, |t| t.whole),
-            ),
-        })
-        .collect();
-    classic::order(&mut bins);
-    bins
 }
 
 /// Why each device did not serve.

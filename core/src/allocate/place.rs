@@ -148,26 +148,7 @@ fn attempt(
     nodes: Option<&[NodeIx]>,
     budget: &mut u32,
 ) -> Option<Plan> {
-    let mut trial = Trial {
-        on: snapshot,
-        machine: snapshot.machine(),
-        nodes,
-        near: demand.near,
-        consult: demand.entangled,
-        grants: Vec::with_capacity(demand.parts.len() + 2),
-        taken: Vec::new(),
-        cost: Cost {
-            links: Reverse(0),
-            nodes: 0,
-            span: 0,
-            loss: 0,
-            free: Amount::ZERO,
-            idle_links: 0,
-            first: u32::MAX,
-        },
-        exact: true,
-        budget,
-    };
+    let mut trial = Trial::new(snapshot, demand, nodes, budget);
     for part in &demand.parts {
         trial.place(part)?;
     }
@@ -200,7 +181,42 @@ struct Trial<'a> {
 /// What speaks for a device, less is better.
 type Rank = (i64, Amount, u64, u32);
 
+/// What each device would give to an amount that `fill` or `evenly` splits.
+pub(super) fn bins(snapshot: &Snapshot, demand: &Demand, part: &Part) -> Vec<Bin> {
+    let mut budget = 0;
+    let trial = Trial::new(snapshot, demand, None, &mut budget);
+    trial.bins(part, snapshot.machine().view(part.slot()))
+}
+
 impl<'a> Trial<'a> {
+    fn new(
+        snapshot: &'a Snapshot,
+        demand: &Demand,
+        nodes: Option<&'a [NodeIx]>,
+        budget: &'a mut u32,
+    ) -> Self {
+        Self {
+            on: snapshot,
+            machine: snapshot.machine(),
+            nodes,
+            near: demand.near,
+            consult: demand.entangled,
+            grants: Vec::with_capacity(demand.parts.len() + 2),
+            taken: Vec::new(),
+            cost: Cost {
+                links: Reverse(0),
+                nodes: 0,
+                span: 0,
+                loss: 0,
+                free: Amount::ZERO,
+                idle_links: 0,
+                first: u32::MAX,
+            },
+            exact: true,
+            budget,
+        }
+    }
+
     /// Places one part; `None` if it does not fit.
     fn place(&mut self, part: &'a Part) -> Option<()> {
         let slot = self.machine.view(part.slot());
@@ -233,7 +249,7 @@ impl<'a> Trial<'a> {
 
     /// The devices of the node set that serve a slot, may be used, and are
     /// open.
-    fn open(&self, part: &'a Part, slot: &'a SlotView) -> impl Iterator<Item = u32> + '_ {
+    fn open<'p>(&'p self, part: &'p Part, slot: &'p SlotView) -> impl Iterator<Item = u32> + 'p {
         let wanted =
             move |node: NodeIx| node == NOWHERE || self.nodes.is_none_or(|set| set.contains(&node));
         let runs = slot.nodes.iter().filter(move |(node, ..)| wanted(*node));
@@ -749,7 +765,7 @@ impl<'a> Trial<'a> {
         Some(())
     }
 
-    fn bins(&self, part: &'a Part, slot: &'a SlotView) -> Vec<Bin> {
+    fn bins<'p>(&'p self, part: &'p Part, slot: &'p SlotView) -> Vec<Bin> {
         let ix = part.slot();
         let mut bins: Vec<Bin> = self
             .open(part, slot)

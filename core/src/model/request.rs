@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Amount, AmountError, EnforcementLevel};
 
+/// The slots without a plugin's prefix, which every machine has: what limits
+/// every workload.
+pub const BASE_SLOTS: [&str; 2] = ["cpu", "mem"];
+
 /// What a caller asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -12,7 +12,7 @@ use divvy_plugin::{
 };
 
 use crate::allocate::{MAX_DRAWS, MAX_MODES};
-use crate::model::Inventory;
+use crate::model::{BASE_SLOTS, Inventory};
 
 /// What a plugin said that cannot be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,8 +21,6 @@ pub(crate) struct Lie(String);
 
 type Checked = Result<(), Lie>;
 
-/// Slots that need no plugin prefix: every machine has them.
-const BARE_SLOTS: [&str; 2] = ["cpu", "mem"];
 /// More devices than any machine has; a reply is bounded before it is used.
 const MAX_DEVICES: usize = 16_384;
 /// More slots than any plugin needs.
@@ -88,7 +86,7 @@ pub(super) fn manifest(manifest: &Manifest, file: &str) -> Checked {
         let prefixed = s
             .strip_prefix(name.as_str())
             .and_then(|r| r.strip_prefix('.'));
-        let ok = BARE_SLOTS.contains(&s.as_str()) || prefixed.is_some_and(|rest| text(rest, 64));
+        let ok = BASE_SLOTS.contains(&s.as_str()) || prefixed.is_some_and(|rest| text(rest, 64));
         ensure!(ok, "its slot {s:?} is not named {name}.SOMETHING");
         ensure!(seen.insert(s), "it offers the slot {s} twice");
         ensure!(!slot.quantum.is_zero(), "its slot {s} has a quantum of 0");
