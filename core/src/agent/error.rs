@@ -2,7 +2,7 @@
 
 use crate::allocate::Refusal;
 use crate::launch::image::ImageError;
-use crate::launch::{LaunchError, MergeError, MountError};
+use crate::launch::{LaunchError, MergeError, MountError, VariableFault};
 use crate::ledger::LedgerError;
 use crate::model::{Amount, AmountTextError, NameError, format_amount};
 use crate::plugin::{CallError, OpenError};
@@ -159,6 +159,14 @@ impl From<CallError> for AgentError {
 }
 
 impl AgentError {
+    /// A variable that a user may not set.
+    pub(crate) fn variable(fault: VariableFault, name: &str, value: &str) -> Self {
+        match fault {
+            VariableFault::Malformed => Self::Env(format!("{name}={value}")),
+            VariableFault::Reserved => Self::ReservedEnv(name.to_owned()),
+        }
+    }
+
     /// The stable code, for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {

@@ -87,7 +87,7 @@ impl Agent {
         }
         // Nothing of it runs. Whatever the runtime still has of it, goes.
         match container {
-            Some(container) if same_boot => container.delete()?,
+            Some(container) if same_boot => container.delete().await?,
             Some(container) => container.forget(),
             None => {}
         }

@@ -12,29 +12,17 @@ use tokio::time::timeout;
 use super::decide::{self, decide};
 use super::{Agent, AgentError, settle};
 use crate::launch::{
-    self, BindMount, Container, Folder, Identity, Job, LaunchError, Network, Root, Runtime, Wanted,
-    image, merge,
+    self, BindMount, By, Container, Folder, Identity, Job, LaunchError, Network, Oci, Reserved,
+    Root, Runtime, Wanted, image, merge,
 };
 use crate::model::{
     Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
 };
-use crate::plugin::validate;
 use crate::{frames, monitor, sys};
 
 /// How long a monitor may take to make or start a container: the runtime's
 /// own limit and a little.
 const MONITOR: Duration = Duration::from_secs(70);
-/// Variables that choose devices by the runtime's or a library's rule, which
-/// no image and no user may set even where no plugin reserves them (S1, S2).
-const DEVICE_VARIABLES: [&str; 6] = [
-    "*_VISIBLE_DEVICES",
-    "NVIDIA_DRIVER_CAPABILITIES",
-    "NVIDIA_REQUIRE_*",
-    "GPU_DEVICE_ORDINAL",
-    "DOCKER_RESOURCE_*",
-    "LD_AUDIT",
-];
-
 /// Where the root filesystem comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RootRequest {
@@ -184,23 +172,6 @@ impl Agent {
         }
     }
 
-    /// Checks `NAME=VALUE` texts for a process of a workload that runs.
-    ///
-    /// # Errors
-    /// One is malformed, or only plugins may set it.
-    pub async fn check_env(&self, texts: Vec<String>) -> Result<Variables, AgentError> {
-        let (inventory, _) = self.inventory().await;
-        let mut env = Variables::new();
-        for text in texts {
-            let Some((name, value)) = text.split_once('=') else {
-                return Err(AgentError::Env(text));
-            };
-            check_variable(name, value, &inventory)?;
-            env.push((name.to_owned(), value.to_owned()));
-        }
-        Ok(env)
-    }
-
     /// Checks all that can be checked without taking anything.
     fn plan(
         &self,
@@ -215,12 +186,13 @@ impl Agent {
         check_workload_name(&name)?;
         let state = &self.settings.state;
         let runtime = launch::pick(&request.runtime, &self.settings.exe, state)?;
+        let reserved = Reserved::of(inventory);
         let mut notes = Vec::new();
         let mut job = Job {
             id: id.to_owned(),
             name: name.clone(),
             command: request.command.clone(),
-            env: user_env(request, inventory)?,
+            env: user_env(request, &reserved)?,
             workdir: "/".into(),
             user: request.caller.clone(),
             mounts: request.mounts.clone(),
@@ -264,7 +236,7 @@ impl Agent {
             RootRequest::Image { path, reference } => {
                 let opened = image::open(path, reference.as_deref(), &state.join("images"))?;
                 notes.extend(opened.notes.clone());
-                apply_image(&mut job, &opened.config, inventory);
+                apply_image(&mut job, &opened.config, &reserved);
                 image_user = Some(opened.config.user).filter(|u| !u.is_empty());
                 (Root::Layers(opened.layers), path.display().to_string())
             }
@@ -356,12 +328,15 @@ impl Agent {
         folder.save_bundle(&spec)?;
         folder.save_container(&Container {
             id: record.id.clone(),
-            runtime: plan.runtime,
-            root: plan.root,
             tty: plan.job.tty,
             stdin: plan.job.stdin,
             stop_signal: plan.job.stop_signal,
             workdir: plan.job.workdir,
+            reserved: Reserved::of(inventory),
+            by: By::Oci(Oci {
+                runtime: plan.runtime,
+                root: plan.root,
+            }),
         })?;
         let settings = monitor::Settings {
             state: self.settings.state.clone(),
@@ -468,7 +443,7 @@ impl Agent {
     async fn undo(&self, folder: &Folder, record: &Record) -> bool {
         let undone = async {
             if let Ok(container) = folder.container() {
-                container.delete()?;
+                container.delete().await?;
             }
             settle::release(&self.plugins, record).await?;
             self.ledger.transact(|t| {
@@ -522,40 +497,20 @@ fn identity(user: &str, root: &Root) -> Result<Identity, AgentError> {
 
 /// The user's own variables: what was inherited, less what is reserved, then
 /// `-e`, of which a reserved one is an error.
-fn user_env(request: &RunRequest, inventory: &Inventory) -> Result<Variables, AgentError> {
+fn user_env(request: &RunRequest, reserved: &Reserved) -> Result<Variables, AgentError> {
     let mut env: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in &request.inherited {
-        if validate::env_name(name) && !reserved(name, inventory) && !value.contains('\0') {
+        if reserved.lets(name) && !value.contains('\0') {
             env.insert(name.clone(), value.clone());
         }
     }
     for (name, value) in &request.env {
-        check_variable(name, value, inventory)?;
+        reserved
+            .check(name, value)
+            .map_err(|fault| AgentError::variable(fault, name, value))?;
         env.insert(name.clone(), value.clone());
     }
     Ok(env.into_iter().collect())
-}
-
-fn check_variable(name: &str, value: &str, inventory: &Inventory) -> Result<(), AgentError> {
-    if !validate::env_name(name) || value.contains('\0') {
-        return Err(AgentError::Env(format!("{name}={value}")));
-    }
-    if reserved(name, inventory) {
-        return Err(AgentError::ReservedEnv(name.to_owned()));
-    }
-    Ok(())
-}
-
-/// Is this a variable that only plugins set?
-fn reserved(name: &str, inventory: &Inventory) -> bool {
-    let upper = name.to_ascii_uppercase();
-    validate::is_reserved(name, inventory.reserved_env())
-        || DEVICE_VARIABLES
-            .iter()
-            .any(|pattern| match pattern.strip_prefix('*') {
-                Some(ending) => upper.ends_with(ending),
-                None => validate::is_reserved(&upper, [*pattern]),
-            })
 }
 
 /// The host's own root: the job runs as the caller in the current folder,
@@ -607,11 +562,11 @@ fn on_host_root(
 }
 
 /// What an image says, where the user did not; never a reserved variable.
-fn apply_image(job: &mut Job, config: &image::ImageConfig, inventory: &Inventory) {
+fn apply_image(job: &mut Job, config: &image::ImageConfig, reserved: &Reserved) {
     let mut env: BTreeMap<String, String> = config
         .env
         .iter()
-        .filter(|(name, _)| validate::env_name(name) && !reserved(name, inventory))
+        .filter(|(name, _)| reserved.lets(name))
         .cloned()
         .collect();
     env.extend(std::mem::take(&mut job.env));

@@ -37,6 +37,7 @@ mod devices;
 mod doctor;
 mod exec;
 mod fit;
+mod follow;
 mod logs;
 mod output;
 mod plugin;

@@ -1,18 +1,16 @@
 //! `divvy run`.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use tokio::sync::mpsc;
-
 use super::args::{Global, Launcher, Net, Run};
+use super::follow::{End, follow};
 use super::output::{Failure, amounts, printable};
-use super::terminal::{RawTerminal, Signals, Terminal};
+use super::terminal::{RawTerminal, Terminal};
 use super::{agent, ask, fit, need_root};
 use crate::agent::{AgentError, RootRequest, RunRequest};
 use crate::launch::{Identity, Network, Wanted, check_user_mount};
 use crate::model::{Amount, Exit, Record, parse_amount};
-use crate::monitor::{Attached, Event, Signalled, attach};
+use crate::monitor::attach;
 
 pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     if args.dry_run {
@@ -62,8 +60,9 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     let end = follow(events, input, args.interactive || args.tty, raw.is_some()).await;
     drop(raw);
     match end {
-        Some(exit) => Ok(report(&started.record, &exit)),
-        None => Err(AgentError::Root(format!(
+        End::Exit(exit) => Ok(report(&started.record, &exit)),
+        End::Refused { code, message } => Err(Failure::Remote { code, message }),
+        End::Gone => Err(AgentError::Root(format!(
             "the monitor of {name} went away; the workload may still run: divvy ps, divvy logs {name}",
             name = started.record.name
         ))
@@ -225,87 +224,6 @@ fn caller() -> Identity {
             .map(|all| all.into_iter().map(rustix::process::Gid::as_raw).collect())
             .unwrap_or_default(),
     }
-}
-
-/// Stays with a workload: its output, our input, our signals, its end.
-async fn follow(
-    mut events: Attached,
-    mut input: Signalled,
-    interactive: bool,
-    terminal: bool,
-) -> Option<Exit> {
-    let sender = tokio::spawn(async move {
-        let mut signals = Signals::new()?;
-        let mut stdin = if interactive {
-            Some(read_stdin())
-        } else {
-            None
-        };
-        if terminal && let Some((columns, rows)) = Terminal::size() {
-            input.resize(columns, rows).await?;
-        }
-        loop {
-            tokio::select! {
-                data = next(&mut stdin) => match data {
-                    Some(data) => input.data(&data).await?,
-                    None => {
-                        stdin = None;
-                        input.end().await?;
-                    }
-                },
-                signal = signals.next() => match signal {
-                    crate::cli::terminal::WINCH if terminal => {
-                        if let Some((columns, rows)) = Terminal::size() {
-                            input.resize(columns, rows).await?;
-                        }
-                    }
-                    crate::cli::terminal::WINCH => {}
-                    number => input.signal(number).await?,
-                },
-            }
-        }
-        #[allow(unreachable_code)]
-        Ok::<(), std::io::Error>(())
-    });
-    let exit = loop {
-        match events.next().await {
-            Ok(Some(Event::Stdout(data))) => write(&mut std::io::stdout(), &data),
-            Ok(Some(Event::Stderr(data))) => write(&mut std::io::stderr(), &data),
-            Ok(Some(Event::Exit(exit))) => break Some(*exit),
-            Ok(Some(Event::Joined)) => {}
-            Ok(None) | Err(_) => break None,
-        }
-    };
-    sender.abort();
-    exit
-}
-
-/// Standard input, read on a thread of its own: a read that waits for a person
-/// must not keep this process from ending.
-fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
-    let (to, from) = mpsc::channel(4);
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
-            if to.blocking_send(buffer[..n].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-    from
-}
-
-/// The next piece of input; never, once it has ended.
-async fn next(stdin: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
-    match stdin {
-        Some(stdin) => stdin.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Writes through; if nobody reads us any more, the workload still runs on.
-fn write(to: &mut impl std::io::Write, data: &[u8]) {
-    let _ = to.write_all(data).and_then(|()| to.flush());
 }
 
 /// Says what its exit code does not, and gives the code.

@@ -18,18 +18,21 @@ mod container;
 mod edits;
 pub mod image;
 mod mounts;
+mod oci;
 mod proof;
 mod rootfs;
 mod runtime;
 mod seccomp;
 mod signals;
 mod spec;
+mod variables;
 
 pub(crate) use cgroup::Cgroup;
-pub use container::{Container, Folder};
+pub use container::{By, Container, Folder};
 pub use edits::{MergeError, merge};
 pub(crate) use mounts::check_plugin_mounts;
 pub use mounts::{BindMount, MountError, check_user_mount};
+pub use oci::Oci;
 pub(crate) use proof::prove;
 pub use rootfs::Root;
 pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts, make_workdir};
@@ -38,6 +41,8 @@ pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
 pub use signals::{signal_name, signal_number};
 pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
 pub(crate) use spec::{init_args, render, write_init};
+pub use variables::Reserved;
+pub(crate) use variables::VariableFault;
 
 use std::path::PathBuf;
 

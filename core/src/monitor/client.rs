@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::protocol::{Ask, Event, Input};
+use super::protocol::{Ask, Event, ExecRequest, Input};
 use super::streams::short;
 use crate::frames;
 use crate::launch::Folder;
@@ -31,6 +31,39 @@ pub async fn attach(folder: &Folder) -> io::Result<(Attached, Signalled)> {
     match attached.next().await? {
         Some(Event::Joined) => Ok((attached, Signalled(write))),
         _ => Err(io::Error::other("the monitor does not speak as expected")),
+    }
+}
+
+/// Why a command does not run in a workload.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The workload has no monitor (any more).
+    #[error("its monitor cannot be reached: {0}")]
+    Unreachable(#[from] io::Error),
+    /// Its monitor says no.
+    #[error("{message}")]
+    Refused {
+        /// The stable code.
+        code: String,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Runs another command in a workload: its output, its end, its input.
+///
+/// # Errors
+/// [`ExecError`].
+pub async fn exec(
+    folder: &Folder,
+    request: ExecRequest,
+) -> Result<(Attached, Signalled), ExecError> {
+    let (read, write) = ask(folder, &Ask::Exec(request)).await?.into_split();
+    let mut attached = Attached(read);
+    match attached.next().await? {
+        Some(Event::Joined) => Ok((attached, Signalled(write))),
+        Some(Event::Refused { code, message }) => Err(ExecError::Refused { code, message }),
+        _ => Err(io::Error::other("the monitor does not speak as expected").into()),
     }
 }
 

@@ -6,28 +6,27 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
-};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{UnixListener, UnixStream};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::hub::Hub;
-use super::protocol::{Ask, Event, Input, Order, Report, Settings};
+use super::protocol::{Event, Order, Report, Settings};
+use super::serve::{Clients, Workload, serve};
 use super::streams::{self, Ends, Writer};
 use super::{CONTROL_FD, LOCK_FD};
-use crate::launch::{self, Cgroup, Container, Folder, LaunchError, last_line};
+use crate::launch::{self, By, Cgroup, Container, Folder, LaunchError, Oci, last_line};
 use crate::model::{Exit, Usage};
 use crate::{agent, frames, sys};
 
 /// How long a runtime may take to make or start a container.
 const RUNTIME: Duration = Duration::from_secs(60);
 /// How long output may still flow after the container's end.
-const DRAIN: Duration = Duration::from_secs(2);
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs a monitor: what `divvy monitor FOLDER [--adopt]` does; not for people.
 #[must_use]
@@ -119,26 +118,31 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         let pid = pid.ok_or_else(|| failed("read")("its record has no pid"))?;
         follow(folder, &container, pid).map_err(failed("followed"))?
     } else {
-        match make(folder, &container).await {
+        let made = match &container.by {
+            By::Oci(oci) => make(folder, &container, oci).await,
+        };
+        match made {
             Ok(made) => made,
             Err(error) => {
-                take_down(&container, folder);
+                take_down(&container, folder).await;
                 return Err(("made".into(), error));
             }
         }
     };
     // Before it can print a word: whoever is attached misses none.
     let workload = Arc::new(Workload {
+        folder: folder.clone(),
+        container: container.clone(),
+        runs: AtomicBool::new(adopt),
         pidfd: made.pidfd.try_clone().map_err(failed("followed"))?,
         hub: Arc::clone(&made.hub),
         writer: Mutex::new(std::mem::replace(&mut made.writer, Writer::None)),
-        stop_signal: container.stop_signal.clone(),
     });
     let clients: Clients = Arc::default();
-    let server = tokio::spawn(serve(listener, workload, Arc::clone(&clients)));
+    let server = tokio::spawn(serve(listener, Arc::clone(&workload), Arc::clone(&clients)));
     if !adopt {
         if let Err(error) = wait_for_go(&made, control).await {
-            take_down(&container, folder);
+            take_down(&container, folder).await;
             // Read only if the ledger says `running` already.
             let reason = "the command that started it was ended before it ran";
             folder
@@ -148,7 +152,7 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         }
         if let Err(error) = start(&container).await {
             // The workload is ours since the go: so is its end.
-            take_down(&container, folder);
+            take_down(&container, folder).await;
             let exit = never_ran(Some(125), &error.1);
             agent::settle(&settings.state, &settings.plugins, &container.id, exit)
                 .await
@@ -156,6 +160,7 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
             return Err(error);
         }
     }
+    workload.runs.store(true, Ordering::Relaxed);
     let _ = frames::send_json(control, &Report::Started).await;
     let began = (!adopt).then(Instant::now);
     let code = ended(made.pidfd).await;
@@ -176,7 +181,7 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         },
         discarded: launch::discarded(folder),
     };
-    if let Err(error) = container.delete() {
+    if let Err(error) = container.delete().await {
         // Its process is gone; what is left is the runtime's bookkeeping.
         eprintln!("{error}");
     }
@@ -205,8 +210,8 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
 }
 
 /// Removes a container of which nothing ran.
-fn take_down(container: &Container, folder: &Folder) {
-    if let Err(error) = container.delete() {
+async fn take_down(container: &Container, folder: &Folder) {
+    if let Err(error) = container.delete().await {
         eprintln!("{error}");
     }
     launch::disassemble(folder);
@@ -222,29 +227,29 @@ fn never_ran(code: Option<u8>, reason: &str) -> Exit {
 }
 
 /// Makes the container; its process waits.
-async fn make(folder: &Folder, container: &Container) -> Result<Made, String> {
-    let root = launch::assemble(&container.root, folder).map_err(|e| e.to_string())?;
+async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made, String> {
+    let root = launch::assemble(&oci.root, folder).map_err(|e| e.to_string())?;
     launch::make_workdir(&root, &container.workdir).map_err(|e| e.to_string())?;
     let said = |e: io::Error| e.to_string();
     let ends = Ends::new(folder, container.tty, container.stdin).map_err(said)?;
-    let mut command = container.create_command(folder, ends.console());
+    let mut command = oci.create_command(&container.id, folder, ends.console());
     ends.give(&mut command).map_err(said)?;
     let mut child = tokio::process::Command::from(command)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| format!("{} cannot be run: {e}", container.runtime.program.display()))?;
+        .map_err(|e| format!("{} cannot be run: {e}", oci.runtime.program.display()))?;
     let status = timeout(RUNTIME, child.wait())
         .await
-        .map_err(|_| format!("{} did not make it within 60 s", container.runtime.name))?
+        .map_err(|_| format!("{} did not make it within 60 s", oci.runtime.name))?
         .map_err(said)?;
     if !status.success() {
         let log = std::fs::read_to_string(folder.runtime_log()).unwrap_or_default();
-        return Err(format!("{}: {}", container.runtime.name, last_line(&log)));
+        return Err(format!("{}: {}", oci.runtime.name, last_line(&log)));
     }
     let pid = std::fs::read_to_string(folder.path.join("pid"))
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .ok_or_else(|| format!("{} wrote no pid file", container.runtime.name))?;
+        .ok_or_else(|| format!("{} wrote no pid file", oci.runtime.name))?;
     let hub = Arc::new(Hub::new(folder.log()));
     let (writer, pumps) = match ends.terminal().await.map_err(said)? {
         Some(terminal) => {
@@ -319,7 +324,8 @@ async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed
 
 /// Lets the container's process run.
 async fn start(container: &Container) -> Result<(), Failed> {
-    let output = tokio::process::Command::from(container.start_command())
+    let By::Oci(oci) = &container.by;
+    let output = tokio::process::Command::from(oci.start_command(&container.id))
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
@@ -333,7 +339,7 @@ async fn start(container: &Container) -> Result<(), Failed> {
     let said = String::from_utf8_lossy(&output.stderr);
     Err(failed("started")(format!(
         "{}: {}",
-        container.runtime.name,
+        oci.runtime.name,
         last_line(&said)
     )))
 }
@@ -350,92 +356,6 @@ async fn ended(pidfd: OwnedFd) -> Option<u8> {
         .exit_status()
         .or_else(|| Some(128 + status.terminating_signal()?))?;
     u8::try_from(code).ok()
-}
-
-/// What attached clients act on.
-struct Workload {
-    pidfd: OwnedFd,
-    hub: Arc<Hub>,
-    writer: Mutex<Writer>,
-    stop_signal: String,
-}
-
-type Clients = Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>;
-
-async fn serve(listener: UnixListener, workload: Arc<Workload>, clients: Clients) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, say: later is better than never.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let task = tokio::spawn(client(stream, Arc::clone(&workload)));
-        let mut clients = clients.lock().await;
-        clients.retain(|c| !c.is_finished());
-        clients.push(task);
-    }
-}
-
-async fn client(stream: UnixStream, workload: Arc<Workload>) {
-    let (mut read, mut write) = stream.into_split();
-    let ask = timeout(DRAIN, frames::receive_json::<Ask>(&mut read)).await;
-    let Ok(Ok(Some(ask))) = ask else { return };
-    let mut events = workload.hub.join().await;
-    // From here on it misses nothing: say so, the agent waits for it.
-    let Ok(joined) = frames::frame(&Event::Joined.encode()) else {
-        return;
-    };
-    if write.write_all(&joined).await.is_err() {
-        return;
-    }
-    if let Ask::Stop { grace_ms } = ask {
-        tokio::spawn(stop(Arc::clone(&workload), Duration::from_millis(grace_ms)));
-    } else {
-        let workload = Arc::clone(&workload);
-        tokio::spawn(async move {
-            while let Ok(Some(frame)) = frames::receive(&mut read).await {
-                workload.input(Input::decode(&frame)).await;
-            }
-            // Whoever gave it input is gone: no more will come.
-            workload.writer.lock().await.end();
-        });
-    }
-    while let Some(event) = events.recv().await {
-        let Ok(frame) = frames::frame(&event) else {
-            return;
-        };
-        if write.write_all(&frame).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn stop(workload: Arc<Workload>, grace: Duration) {
-    workload.signal(launch::signal_number(&workload.stop_signal).unwrap_or(Signal::TERM.as_raw()));
-    tokio::time::sleep(grace).await;
-    workload.signal(Signal::KILL.as_raw());
-}
-
-impl Workload {
-    async fn input(&self, input: Option<Input>) {
-        match input {
-            Some(Input::Data(data)) => {
-                // It may not want to read any more.
-                let _ = self.writer.lock().await.write(&data).await;
-            }
-            Some(Input::End) => self.writer.lock().await.end(),
-            Some(Input::Resize(columns, rows)) => self.writer.lock().await.resize(columns, rows),
-            Some(Input::Signal(number)) => self.signal(number),
-            None => {}
-        }
-    }
-
-    fn signal(&self, number: i32) {
-        // It may be gone already.
-        if let Some(signal) = Signal::from_named_raw(number) {
-            let _ = pidfd_send_signal(&self.pidfd, signal);
-        }
-    }
 }
 
 impl From<LaunchError> for Failed {

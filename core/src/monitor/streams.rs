@@ -23,7 +23,7 @@ use crate::launch::Folder;
 /// over.
 const HANDOVER: Duration = Duration::from_secs(10);
 /// Output is passed on in pieces of at most so many bytes.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 /// The container's ends, while it is made.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub(super) enum Writer {
     None,
     /// The write end of its standard input.
     Pipe(pipe::Sender),
+    /// The standard input of a process of ours.
+    Child(tokio::process::ChildStdin),
     /// Its terminal.
     Terminal(std::sync::Arc<AsyncFd<OwnedFd>>),
 }
@@ -222,6 +224,7 @@ impl Writer {
         match self {
             Self::None => Ok(()),
             Self::Pipe(sender) => sender.write_all(data).await,
+            Self::Child(stdin) => stdin.write_all(data).await,
             Self::Terminal(terminal) => {
                 while !data.is_empty() {
                     let mut ready = terminal.writable().await?;
@@ -238,7 +241,7 @@ impl Writer {
 
     /// Tells the workload that no more comes. A terminal stays.
     pub(super) fn end(&mut self) {
-        if matches!(self, Self::Pipe(_)) {
+        if matches!(self, Self::Pipe(_) | Self::Child(_)) {
             *self = Self::None;
         }
     }
