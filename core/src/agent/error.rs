@@ -1,6 +1,7 @@
 //! What can go wrong, with codes that do not change.
 
 use crate::allocate::Refusal;
+use crate::launch::docker::EngineError;
 use crate::launch::image::ImageError;
 use crate::launch::{LaunchError, MergeError, MountError, VariableFault};
 use crate::ledger::LedgerError;
@@ -122,6 +123,19 @@ pub enum AgentError {
         "{0} does not run, but a plugin has not released its slices yet; every divvy command tries again, `divvy plugin list` says what is wrong with the plugin"
     )]
     NotReleased(String),
+    /// What the image needs was not asked for.
+    #[error("the image {image} needs {needs}; ask for it: {remedy}")]
+    ImageNeeds {
+        /// The image.
+        image: String,
+        /// What.
+        needs: String,
+        /// The option to add.
+        remedy: String,
+    },
+    /// Options that do not go together.
+    #[error("{0}")]
+    Launcher(String),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -146,6 +160,12 @@ fn and_holders(held_by: Option<&str>, would_fit_without: &[String]) -> String {
     match would_fit_without {
         [] => held,
         names => format!("{held}; it would fit without {}", names.join(" and ")),
+    }
+}
+
+impl From<EngineError> for AgentError {
+    fn from(error: EngineError) -> Self {
+        Self::Launch(error.into())
     }
 }
 
@@ -195,6 +215,8 @@ impl AgentError {
             Self::TooLittleMemory(_) => "invalid_amount",
             Self::NotUndone { error, .. } => error.code(),
             Self::NotReleased(_) => "not_released",
+            Self::ImageNeeds { .. } => "image_requires",
+            Self::Launcher(_) => "invalid_launcher",
             Self::Ledger(error) => error.code(),
             Self::Launch(error) => error.code(),
             Self::Mount(_) => "invalid_mount",

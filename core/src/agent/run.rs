@@ -11,9 +11,10 @@ use tokio::time::timeout;
 
 use super::decide::{self, decide};
 use super::{Agent, AgentError, settle};
+use crate::launch::docker::Prepared;
 use crate::launch::{
-    self, BindMount, By, Container, Folder, Identity, Job, LaunchError, Network, Oci, Reserved,
-    Root, Runtime, Wanted, image, merge,
+    self, BindMount, By, Container, Folder, Identity, Job, Lack, LaunchError, Needs, Network, Oci,
+    Reserved, Root, Wanted, image, merge,
 };
 use crate::model::{
     Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
@@ -39,6 +40,11 @@ pub enum RootRequest {
         path: PathBuf,
         /// Which of its images.
         reference: Option<String>,
+    },
+    /// An image of the container engine, by its name there.
+    Engine {
+        /// The name.
+        image: String,
     },
 }
 
@@ -118,10 +124,26 @@ pub(super) type Variables = Vec<(String, String)>;
 struct Plan {
     name: String,
     job: Job,
-    root: Root,
     root_name: String,
-    runtime: Runtime,
+    how: How,
+    needs: Needs,
     notes: Vec<String>,
+}
+
+/// By which launcher.
+enum How {
+    Oci(Oci),
+    Engine(Box<Prepared>),
+}
+
+impl How {
+    /// The launcher's name, and the runtime's, for people.
+    fn names(&self) -> (String, String) {
+        match self {
+            Self::Oci(oci) => ("oci".into(), oci.runtime.name.clone()),
+            Self::Engine(on) => (on.engine.facts.kind.word().into(), on.engine.name()),
+        }
+    }
 }
 
 impl Agent {
@@ -140,7 +162,7 @@ impl Agent {
         let id = new_allocation_id(
             sys::random().map_err(|e| AgentError::System("no random numbers", e))?,
         );
-        let plan = self.plan(&id, &request, &inventory)?;
+        let plan = self.plan(&id, &request, &inventory).await?;
         let folder = self.folder(&id);
         let lock = folder.create()?;
         let record = match self.reserve(&id, &plan, &request, &inventory, failed) {
@@ -172,8 +194,16 @@ impl Agent {
         }
     }
 
+    /// What a monitor needs to settle an end.
+    pub(super) fn monitor_settings(&self) -> monitor::Settings {
+        monitor::Settings {
+            state: self.settings.state.clone(),
+            plugins: self.settings.plugins.clone(),
+        }
+    }
+
     /// Checks all that can be checked without taking anything.
-    fn plan(
+    async fn plan(
         &self,
         id: &str,
         request: &RunRequest,
@@ -185,7 +215,6 @@ impl Agent {
             .unwrap_or_else(|| format!("w-{}", &id[..6]));
         check_workload_name(&name)?;
         let state = &self.settings.state;
-        let runtime = launch::pick(&request.runtime, &self.settings.exe, state)?;
         let reserved = Reserved::of(inventory);
         let mut notes = Vec::new();
         let mut job = Job {
@@ -204,8 +233,36 @@ impl Agent {
             shm_bytes: request.shm_bytes.unwrap_or(launch::SHM_BYTES),
             stop_signal: "SIGTERM".into(),
         };
+        // Whatever launches it: a user's mount never shows the engine's socket.
+        if let Ok(socket) = self.engine_socket() {
+            for mount in &request.mounts {
+                launch::check_socket(&mount.source, &socket)
+                    .map_err(|why| LaunchError::Forbidden(format!("-v: {why}")))?;
+            }
+        }
+        let mut needs = Needs::default();
+        let label = |why: String| AgentError::Root(format!("the image cannot be used: {why}"));
+        let on_engine = matches!(request.root, RootRequest::Engine { .. });
+        if job.network == Network::Bridge && !on_engine {
+            return Err(AgentError::Launcher(
+                "--net bridge needs a container engine, which makes the bridge: take an image with --launcher docker, or --net host".into(),
+            ));
+        }
         let mut image_user = None;
         let (root, root_name) = match &request.root {
+            RootRequest::Engine { image } => {
+                let on = self.on_engine(image, request, &mut job, &reserved).await?;
+                let (prepared, config) = on;
+                finish_job(&mut job, request)?;
+                return Ok(Plan {
+                    name,
+                    job,
+                    root_name: image.clone(),
+                    how: How::Engine(Box::new(prepared)),
+                    needs: Needs::of(&config.labels).map_err(label)?,
+                    notes,
+                });
+            }
             RootRequest::Host { current } => {
                 notes.extend(on_host_root(&mut job, current, state)?);
                 (Root::Host, "host".to_owned())
@@ -237,29 +294,22 @@ impl Agent {
                 let opened = image::open(path, reference.as_deref(), &state.join("images"))?;
                 notes.extend(opened.notes.clone());
                 apply_image(&mut job, &opened.config, &reserved);
+                needs = Needs::of(&opened.config.labels).map_err(label)?;
                 image_user = Some(opened.config.user).filter(|u| !u.is_empty());
                 (Root::Layers(opened.layers), path.display().to_string())
             }
         };
-        if job.command.is_empty() {
-            return Err(AgentError::NoCommand);
-        }
-        if job.command.iter().any(|word| word.contains('\0')) {
-            return Err(AgentError::Root("the command holds a NUL character".into()));
-        }
-        if let Some(workdir) = &request.workdir {
-            job.workdir.clone_from(workdir);
-        }
-        launch::check_workdir(&job.workdir)?;
+        let runtime = launch::pick(&request.runtime, &self.settings.exe, state)?;
+        finish_job(&mut job, request)?;
         if let Some(user) = request.user.clone().or(image_user) {
             job.user = identity(&user, &root)?;
         }
         Ok(Plan {
             name,
             job,
-            root,
             root_name,
-            runtime,
+            how: How::Oci(Oci { runtime, root }),
+            needs,
             notes,
         })
     }
@@ -285,6 +335,14 @@ impl Agent {
             let held: Vec<&Record> = t.records().iter().filter(|r| r.holds()).collect();
             let decision = decide(inventory, &held, &request.resources)
                 .map_err(|error| decide::blame(error, inventory, failed))?;
+            plan.needs
+                .check(&decision.granted)
+                .map_err(|Lack { needs, remedy }| AgentError::ImageNeeds {
+                    image: plan.root_name.clone(),
+                    needs,
+                    remedy,
+                })?;
+            let (launcher, runtime) = plan.how.names();
             let record = Record {
                 id: id.to_owned(),
                 name: plan.name.clone(),
@@ -297,11 +355,12 @@ impl Agent {
                 slices: decision.slices,
                 why: decision.why,
                 edits: BTreeMap::new(),
-                launcher: "oci".into(),
-                runtime: plan.runtime.name.clone(),
+                launcher,
+                runtime,
                 root: plan.root_name.clone(),
                 command: plan.job.command.clone(),
                 pid: None,
+                container_id: None,
                 exit: None,
             };
             t.put(record.clone());
@@ -324,25 +383,29 @@ impl Agent {
         launch::check_plugin_mounts(&edits, &self.settings.state)?;
 
         let init = launch::write_init(&self.settings.state)?;
-        let spec = launch::render(&plan.job, &edits, &folder.rootfs(), &init)?;
-        folder.save_bundle(&spec)?;
-        folder.save_container(&Container {
+        let container = |by: By| Container {
             id: record.id.clone(),
             tty: plan.job.tty,
             stdin: plan.job.stdin,
-            stop_signal: plan.job.stop_signal,
-            workdir: plan.job.workdir,
+            stop_signal: plan.job.stop_signal.clone(),
+            workdir: plan.job.workdir.clone(),
             reserved: Reserved::of(inventory),
-            by: By::Oci(Oci {
-                runtime: plan.runtime,
-                root: plan.root,
-            }),
-        })?;
-        let settings = monitor::Settings {
-            state: self.settings.state.clone(),
-            plugins: self.settings.plugins.clone(),
+            by,
         };
-        folder.save_settings(&settings)?;
+        let container = match &plan.how {
+            How::Oci(oci) => {
+                let spec = launch::render(&plan.job, &edits, &folder.rootfs(), &init)?;
+                folder.save_bundle(&spec)?;
+                container(By::Oci(oci.clone()))
+            }
+            How::Engine(on) => {
+                let container = container(By::Engine(on.place()));
+                on.save(folder, &plan.job, &edits, &record, &container, &init)?;
+                container
+            }
+        };
+        folder.save_container(&container)?;
+        folder.save_settings(&self.monitor_settings())?;
 
         // Both hold it until this is proven and written; then the monitor does.
         let shared = lock
@@ -355,7 +418,7 @@ impl Agent {
         let mut control = UnixStream::from_std(control)
             .map_err(|e| AgentError::System("the monitor's socket", e))?;
         match self
-            .prove_and_commit(&mut control, folder, &edits, record)
+            .prove_and_commit(&mut control, folder, &edits, record, plan.job.network)
             .await
         {
             Ok(record) => Ok(Started {
@@ -408,15 +471,20 @@ impl Agent {
         folder: &Folder,
         edits: &Edits,
         mut record: Record,
+        network: Network,
     ) -> Result<Record, AgentError> {
-        let pid = match report(control).await? {
-            monitor::Report::Created { pid } => pid,
+        let (pid, container_id) = match report(control).await? {
+            monitor::Report::Created { pid, container_id } => (pid, container_id),
             _ => {
                 let why = "its monitor lost its place".into();
                 return Err(LaunchError::Container { step: "made", why }.into());
             }
         };
         launch::prove(pid, edits)?;
+        if container_id.is_some() {
+            // Ours is in its specification; an engine's is its own.
+            launch::prove_confined(pid, network)?;
+        }
         for name in record.plugins() {
             let Some(client) = self.plugins.get(name) else {
                 continue;
@@ -430,6 +498,7 @@ impl Agent {
         }
         record.state = State::Running;
         record.pid = Some(pid);
+        record.container_id = container_id;
         folder.save_record(&record)?;
         self.ledger.transact(|t| {
             t.put(record.clone());
@@ -561,8 +630,22 @@ fn on_host_root(
     Ok(note)
 }
 
+/// What the user says over the image's head, and the rules for both.
+fn finish_job(job: &mut Job, request: &RunRequest) -> Result<(), AgentError> {
+    if job.command.is_empty() {
+        return Err(AgentError::NoCommand);
+    }
+    if job.command.iter().any(|word| word.contains('\0')) {
+        return Err(AgentError::Root("the command holds a NUL character".into()));
+    }
+    if let Some(workdir) = &request.workdir {
+        job.workdir.clone_from(workdir);
+    }
+    Ok(launch::check_workdir(&job.workdir)?)
+}
+
 /// What an image says, where the user did not; never a reserved variable.
-fn apply_image(job: &mut Job, config: &image::ImageConfig, reserved: &Reserved) {
+pub(super) fn apply_image(job: &mut Job, config: &image::ImageConfig, reserved: &Reserved) {
     let mut env: BTreeMap<String, String> = config
         .env
         .iter()

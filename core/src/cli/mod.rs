@@ -42,6 +42,7 @@ mod logs;
 mod output;
 mod plugin;
 mod ps;
+mod pull;
 mod rm;
 mod run;
 mod simulate;

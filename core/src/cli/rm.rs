@@ -22,7 +22,7 @@ pub(super) async fn run(global: &Global, args: &Rm) -> Result<u8, Failure> {
                 other => other?,
             };
         }
-        agent.remove(&record)?;
+        agent.remove(&record).await?;
         if !global.json {
             say!("{}", record.name);
         }

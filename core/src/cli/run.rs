@@ -6,9 +6,9 @@ use super::args::{Global, Launcher, Net, Run};
 use super::follow::{End, follow};
 use super::output::{Failure, amounts, printable};
 use super::terminal::{RawTerminal, Terminal};
-use super::{agent, ask, fit, need_root};
+use super::{agent, ask, fit, need_root, pull};
 use crate::agent::{AgentError, RootRequest, RunRequest};
-use crate::launch::{Identity, Network, Wanted, check_user_mount};
+use crate::launch::{Identity, Network, Wanted, check_user_mount, docker};
 use crate::model::{Amount, Exit, Record, parse_amount};
 use crate::monitor::attach;
 
@@ -31,6 +31,10 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
             let started = agent.run(request).await;
             unpacking.end();
             started?
+        }
+        RootRequest::Engine { image } => {
+            pull::pull(&agent, image).await?;
+            agent.run(request).await?
         }
         _ => agent.run(request).await?,
     };
@@ -73,13 +77,13 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
 /// Words to a request; nothing is opened or taken.
 fn request(global: &Global, args: &Run) -> Result<RunRequest, Failure> {
     let (image, command) = split_words(&args.words)?;
-    let (Launcher::Auto | Launcher::Oci) = args.launcher;
     let caller = caller();
     let current = std::env::current_dir()
         .and_then(|d| d.canonicalize())
         .map_err(|e| AgentError::System("the current folder is gone", e))?;
     let root = match (&args.rootfs, image) {
         (Some(folder), image) => {
+            no_engine(args, "--rootfs")?;
             // With --rootfs every word is of the command.
             let command: Vec<String> = image.into_iter().chain(command).collect();
             return finish(
@@ -90,8 +94,11 @@ fn request(global: &Global, args: &Run) -> Result<RunRequest, Failure> {
                 command,
             );
         }
-        (None, Some(image)) => image_root(&image)?,
-        (None, None) => RootRequest::Host { current },
+        (None, Some(image)) => image_root(global, args, &image)?,
+        (None, None) => {
+            no_engine(args, "a command without an image")?;
+            RootRequest::Host { current }
+        }
     };
     finish(global, args, caller, root, command)
 }
@@ -154,6 +161,7 @@ fn finish(
         stdin: args.interactive || args.tty,
         network: match args.net {
             Net::None => Network::None,
+            Net::Bridge => Network::Bridge,
             Net::Host => Network::Host,
         },
         shm_bytes: shm_bytes.map(Amount::whole_units),
@@ -181,9 +189,21 @@ fn split_words(words: &[String]) -> Result<(Option<String>, Vec<String>), Failur
     }
 }
 
-fn image_root(image: &str) -> Result<RootRequest, Failure> {
+/// Refuses what only the oci launcher can do, if an engine is asked for.
+fn no_engine(args: &Run, what: &str) -> Result<(), AgentError> {
+    match args.launcher {
+        Launcher::Docker => Err(AgentError::Launcher(format!(
+            "--launcher docker runs images that the engine has or can pull; for {what} leave it out"
+        ))),
+        Launcher::Auto | Launcher::Oci => Ok(()),
+    }
+}
+
+/// A local file is for the oci launcher, any other image for the engine.
+fn image_root(global: &Global, args: &Run, image: &str) -> Result<RootRequest, Failure> {
     let as_is = Path::new(image);
     if as_is.exists() {
+        no_engine(args, "a local file (or `docker load` it)")?;
         return Ok(RootRequest::Image {
             path: as_is.to_owned(),
             reference: None,
@@ -193,16 +213,38 @@ fn image_root(image: &str) -> Result<RootRequest, Failure> {
     if let Some((path, reference)) = image.split_once(':')
         && Path::new(path).exists()
     {
+        no_engine(args, "a local file (or `docker load` it)")?;
         let reference = Some(reference.to_owned());
         return Ok(RootRequest::Image {
             path: PathBuf::from(path),
             reference,
         });
     }
-    Err(AgentError::Root(format!(
-        "there is no file or folder {image:?}. This launcher takes a local OCI layout or `docker save` archive; to run a command on the host's own root, write -- before it: divvy run -- {image}"
-    ))
-    .into())
+    let engine = docker::find(global.docker_socket.as_deref());
+    let is_path = image.starts_with(['/', '.']);
+    match (args.launcher, engine) {
+        (Launcher::Docker, Err(error)) => Err(error.into()),
+        (Launcher::Auto | Launcher::Docker, Ok(_)) if !is_path => {
+            if args.runtime != "auto" {
+                return Err(AgentError::Launcher(
+                    "--runtime is for the oci launcher; the engine is told to use a plain runtime of its own".into(),
+                )
+                .into());
+            }
+            let image = image.to_owned();
+            Ok(RootRequest::Engine { image })
+        }
+        (_, engine) => {
+            let engine = match (args.launcher, engine) {
+                (Launcher::Auto, Err(error)) if !is_path => format!("; and {error}"),
+                _ => String::new(),
+            };
+            Err(AgentError::Root(format!(
+                "there is no file or folder {image:?}{engine}. The oci launcher takes a local OCI layout or `docker save` archive; to run a command on the host's own root, write -- before it: divvy run -- {image}"
+            ))
+            .into())
+        }
+    }
 }
 
 /// The calling user: behind sudo, who called sudo.

@@ -8,12 +8,13 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::docker::OnEngine;
 use super::{LaunchError, Oci, Reserved};
 use crate::model::{Exit, Record};
 use crate::sys;
 
 /// What a workload's folder holds besides while it runs.
-const STREAMS: [&str; 7] = [
+const STREAMS: [&str; 10] = [
     "stdin",
     "stdout",
     "stderr",
@@ -21,6 +22,9 @@ const STREAMS: [&str; 7] = [
     "console.sock",
     "pid",
     "runtime.log",
+    "create.json",
+    "gate",
+    "went",
 ];
 
 /// The folder of one workload: `STATE/workloads/ID`.
@@ -58,6 +62,8 @@ pub struct Container {
 pub enum By {
     /// An OCI runtime.
     Oci(Oci),
+    /// A container engine.
+    Engine(OnEngine),
 }
 
 impl Folder {
@@ -217,7 +223,7 @@ impl Folder {
         self.write("bundle/config.json", spec)
     }
 
-    fn write(&self, name: &str, document: &impl Serialize) -> Result<(), LaunchError> {
+    pub(super) fn write(&self, name: &str, document: &impl Serialize) -> Result<(), LaunchError> {
         let path = self.path.join(name);
         serde_json::to_vec(document)
             .map_err(std::io::Error::from)
@@ -225,7 +231,10 @@ impl Folder {
             .map_err(LaunchError::file("cannot write", &path))
     }
 
-    fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, LaunchError> {
+    pub(super) fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<T, LaunchError> {
         let path = self.path.join(name);
         fs::read(&path)
             .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
@@ -237,7 +246,7 @@ impl Folder {
         // Only ever a mount point: if it is not empty, something is still
         // mounted on it, and what is below is not ours to remove.
         let _ = fs::remove_dir(self.rootfs());
-        for name in ["bundle", "layer", "empty"] {
+        for name in ["bundle", "layer", "empty", "nodes"] {
             self.remove_tree(&self.path.join(name));
         }
         for name in STREAMS {
@@ -264,17 +273,23 @@ impl Folder {
 
 impl Container {
     /// Was it made, and does it still wait for the word to start?
-    pub(crate) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self, folder: &Folder) -> bool {
         match &self.by {
             By::Oci(oci) => oci.waits(&self.id),
+            By::Engine(_) => !folder.went().exists(),
         }
     }
 
     /// Drops what is remembered of a container that a restart of the machine
     /// ended.
-    pub(crate) fn forget(&self) {
+    pub(crate) async fn forget(&self) {
         match &self.by {
             By::Oci(oci) => oci.forget(&self.id),
+            By::Engine(_) => {
+                if let Err(error) = self.delete().await {
+                    tracing::info!("{}: {error}", self.id);
+                }
+            }
         }
     }
 
@@ -286,6 +301,7 @@ impl Container {
     pub async fn delete(&self) -> Result<(), LaunchError> {
         match &self.by {
             By::Oci(oci) => oci.delete(&self.id),
+            By::Engine(on) => Ok(on.handle(&self.id)?.delete().await?),
         }
     }
 }

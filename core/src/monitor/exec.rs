@@ -63,6 +63,7 @@ pub(super) async fn start(
     }
     match &container.by {
         By::Oci(oci) => by_runtime(workload, oci, request),
+        By::Engine(on) => super::engine::exec(workload, on, request).await,
     }
 }
 
@@ -233,13 +234,13 @@ async fn attend(mut child: Child, streams: Streams, mut ends: Ends, _file: Proce
                     // It may not want to read any more.
                     let _ = writer.write(&data).await;
                 }
-                Some(Input::End) => writer.end(),
+                Some(Input::End) => writer.end().await,
                 None => {
                     told_more = false;
-                    writer.end();
+                    writer.end().await;
                 }
                 Some(Input::Resize(columns, rows)) => {
-                    writer.resize(columns, rows);
+                    writer.resize(columns, rows).await;
                     // No terminal's session is its own, so the kernel tells it
                     // nothing.
                     signal(Signal::WINCH);

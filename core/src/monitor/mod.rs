@@ -16,6 +16,7 @@
 //! monitor that was killed can be replaced without the workload noticing.
 
 mod client;
+mod engine;
 mod exec;
 mod hub;
 mod process;

@@ -14,17 +14,18 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::engine;
 use super::hub::Hub;
 use super::protocol::{Event, Order, Report, Settings};
 use super::serve::{Clients, Workload, serve};
 use super::streams::{self, Ends, Writer};
 use super::{CONTROL_FD, LOCK_FD};
 use crate::launch::{self, By, Cgroup, Container, Folder, LaunchError, Oci, last_line};
-use crate::model::{Exit, Usage};
+use crate::model::{Exit, Record, Usage};
 use crate::{agent, frames, sys};
 
 /// How long a runtime may take to make or start a container.
-const RUNTIME: Duration = Duration::from_secs(60);
+pub(super) const RUNTIME: Duration = Duration::from_secs(60);
 /// How long output may still flow after the container's end.
 pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
@@ -103,6 +104,8 @@ struct Made {
     hub: Arc<Hub>,
     writer: Writer,
     pumps: Vec<tokio::task::JoinHandle<()>>,
+    /// Where an engine made it.
+    engine: Option<engine::Live>,
 }
 
 async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result<(), Failed> {
@@ -114,12 +117,15 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     let listener = streams::bind(folder, "attach.sock").map_err(failed("made"))?;
 
     let mut made = if adopt {
-        let pid = folder.record().map_err(failed("read"))?.pid;
-        let pid = pid.ok_or_else(|| failed("read")("its record has no pid"))?;
-        follow(folder, &container, pid).map_err(failed("followed"))?
+        let record = folder.record().map_err(failed("read"))?;
+        follow(folder, &container, &record).map_err(failed("followed"))?
     } else {
         let made = match &container.by {
             By::Oci(oci) => make(folder, &container, oci).await,
+            By::Engine(on) => match engine::make(folder, &container, on).await {
+                Ok(live) => by_engine(folder, live).map_err(|e| e.to_string()),
+                Err(why) => Err(why),
+            },
         };
         match made {
             Ok(made) => made,
@@ -133,6 +139,10 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     let workload = Arc::new(Workload {
         folder: folder.clone(),
         container: container.clone(),
+        cgroup_name: match &made.engine {
+            Some(live) => live.id.clone(),
+            None => container.id.clone(),
+        },
         runs: AtomicBool::new(adopt),
         pidfd: made.pidfd.try_clone().map_err(failed("followed"))?,
         hub: Arc::clone(&made.hub),
@@ -150,7 +160,12 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
                 .map_err(failed("settled"))?;
             return Err(error);
         }
-        if let Err(error) = start(&container).await {
+        let started = match (&container.by, &mut made.engine) {
+            (By::Oci(oci), _) => start(&container, oci).await,
+            (By::Engine(_), Some(live)) => live.go(folder).map_err(failed("started")),
+            (By::Engine(_), None) => Err(failed("started")("it was not made by an engine")),
+        };
+        if let Err(error) = started {
             // The workload is ours since the go: so is its end.
             take_down(&container, folder).await;
             let exit = never_ran(Some(125), &error.1);
@@ -163,40 +178,58 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     workload.runs.store(true, Ordering::Relaxed);
     let _ = frames::send_json(control, &Report::Started).await;
     let began = (!adopt).then(Instant::now);
-    let code = ended(made.pidfd).await;
-    for pump in made.pumps {
-        let _ = timeout(DRAIN, pump).await;
-    }
-    let exit = Exit {
-        code,
+    let outcome = match &mut made.engine {
+        None => None,
+        Some(live) => {
+            let pidfd = made.pidfd.try_clone().map_err(failed("followed"))?;
+            Some(live.attend(Arc::clone(&made.hub), pidfd))
+        }
+    };
+    let mut exit = Exit {
+        code: ended(made.pidfd).await,
+        // At once: an engine takes the cgroup away.
         out_of_memory: made.cgroup.oom_kills() > 0,
-        reason: code
-            .is_none()
-            .then(|| "nobody saw how it ended: its first monitor was killed".into()),
-        at_ms: sys::now_ms(),
         usage: Usage {
             cpu_us: made.cgroup.cpu_us(),
             wall_us: began.map(|b| u64::try_from(b.elapsed().as_micros()).unwrap_or(u64::MAX)),
             memory_peak_bytes: made.cgroup.memory_peak(),
         },
+        at_ms: sys::now_ms(),
         discarded: launch::discarded(folder),
+        reason: None,
     };
-    if let Err(error) = container.delete().await {
-        // Its process is gone; what is left is the runtime's bookkeeping.
-        eprintln!("{error}");
+    for pump in made.pumps {
+        let _ = timeout(DRAIN, pump).await;
     }
-    launch::disassemble(folder);
+    if let Some(outcome) = outcome {
+        let outcome = outcome.await.unwrap_or_default();
+        exit.code = outcome.code;
+        exit.out_of_memory |= outcome.out_of_memory;
+        exit.reason = outcome.reason;
+    } else if exit.code.is_none() {
+        exit.reason = Some("nobody saw how it ended: its first monitor was killed".into());
+    }
     if let Err(error) = folder.save_exit(&exit) {
         eprintln!("{error}");
     }
-    if let Err(error) = agent::settle(
-        &settings.state,
-        &settings.plugins,
-        &container.id,
-        exit.clone(),
-    )
-    .await
-    {
+    // Its process is gone; what is left is the launcher's bookkeeping.
+    let (deleted, settled) = futures_util::join!(
+        async {
+            let deleted = container.delete().await;
+            launch::disassemble(folder);
+            deleted
+        },
+        agent::settle(
+            &settings.state,
+            &settings.plugins,
+            &container.id,
+            exit.clone(),
+        )
+    );
+    if let Err(error) = &deleted {
+        eprintln!("{error}");
+    }
+    if let Err(error) = settled {
         eprintln!("{error}");
     }
     // Only now: whoever waits for the end may count on the slices being free.
@@ -205,6 +238,9 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     let clients = std::mem::take(&mut *clients.lock().await);
     for client in clients {
         let _ = timeout(DRAIN, client).await;
+    }
+    if let Some(live) = made.engine.filter(|_| deleted.is_err()) {
+        live.delete_later().await;
     }
     Ok(())
 }
@@ -264,7 +300,14 @@ async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made,
 }
 
 /// Takes over a container that runs already.
-fn follow(folder: &Folder, container: &Container, pid: u32) -> io::Result<Made> {
+fn follow(folder: &Folder, container: &Container, record: &Record) -> io::Result<Made> {
+    let pid = record
+        .pid
+        .ok_or_else(|| io::Error::other("its record has no pid"))?;
+    if let By::Engine(on) = &container.by {
+        let id = record.cgroup_name().to_owned();
+        return by_engine(folder, engine::follow(container, on, pid, id)?);
+    }
     let hub = Arc::new(Hub::new(folder.log()));
     let (writer, pumps) = if container.tty {
         // Its terminal went with the monitor that held it.
@@ -272,12 +315,28 @@ fn follow(folder: &Folder, container: &Container, pid: u32) -> io::Result<Made> 
     } else {
         pipes(folder, container, &hub)?
     };
-    let made = made(pid, hub, writer, pumps)?;
-    // The pid was read from a file: is it still that process?
-    if !made.cgroup.belongs_to(&container.id) {
-        return Err(io::Error::other("its process is gone"));
+    made(pid, hub, writer, pumps)?.is_still(&container.id)
+}
+
+/// What an engine made, or has.
+fn by_engine(folder: &Folder, mut live: engine::Live) -> io::Result<Made> {
+    let hub = Arc::new(Hub::new(folder.log()));
+    let writer = std::mem::replace(&mut live.writer, Writer::None);
+    let made = made(live.pid, hub, writer, vec![])?.is_still(&live.id)?;
+    Ok(Made {
+        engine: Some(live),
+        ..made
+    })
+}
+
+impl Made {
+    /// The pid is another's word: is it still that process?
+    fn is_still(self, cgroup_name: &str) -> io::Result<Self> {
+        if self.cgroup.belongs_to(cgroup_name) {
+            return Ok(self);
+        }
+        Err(io::Error::other("its process is gone"))
     }
-    Ok(made)
 }
 
 type Reading = (Writer, Vec<tokio::task::JoinHandle<()>>);
@@ -307,13 +366,18 @@ fn made(
         hub,
         writer,
         pumps,
+        engine: None,
     })
 }
 
 /// Shows the container to the agent and waits for its word.
 async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed> {
     let lost = || ("started".to_owned(), "the agent is gone".to_owned());
-    frames::send_json(control, &Report::Created { pid: made.pid })
+    let report = Report::Created {
+        pid: made.pid,
+        container_id: made.engine.as_ref().map(|live| live.id.clone()),
+    };
+    frames::send_json(control, &report)
         .await
         .map_err(|_| lost())?;
     match frames::receive_json::<Order>(control).await {
@@ -323,8 +387,7 @@ async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed
 }
 
 /// Lets the container's process run.
-async fn start(container: &Container) -> Result<(), Failed> {
-    let By::Oci(oci) = &container.by;
+async fn start(container: &Container, oci: &Oci) -> Result<(), Failed> {
     let output = tokio::process::Command::from(oci.start_command(&container.id))
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)

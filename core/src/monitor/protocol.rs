@@ -24,8 +24,13 @@ pub(crate) struct Settings {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Report {
-    /// The container exists; its process `pid` waits.
-    Created { pid: u32 },
+    /// The container exists; its process `pid` waits. An engine has an id of
+    /// its own for it.
+    Created {
+        pid: u32,
+        #[serde(default)]
+        container_id: Option<String>,
+    },
     /// It runs; the workload is the monitor's now.
     Started,
     /// It could not be; nothing is left of it.

@@ -25,6 +25,8 @@ use crate::launch::{self, Container, Folder};
 pub(super) struct Workload {
     pub(super) folder: Folder,
     pub(super) container: Container,
+    /// The name by which its cgroup is told from others'.
+    pub(super) cgroup_name: String,
     /// The word to start was said: other commands may run in it.
     pub(super) runs: AtomicBool,
     pub(super) pidfd: OwnedFd,
@@ -96,7 +98,7 @@ async fn take_input(mut from: OwnedReadHalf, workload: Arc<Workload>) {
         workload.input(Input::decode(&frame)).await;
     }
     // Whoever gave it input is gone: no more will come.
-    workload.writer.lock().await.end();
+    workload.writer.lock().await.end().await;
 }
 
 async fn stop(workload: Arc<Workload>, grace: Duration) {
@@ -157,8 +159,10 @@ impl Workload {
                 // It may not want to read any more.
                 let _ = self.writer.lock().await.write(&data).await;
             }
-            Some(Input::End) => self.writer.lock().await.end(),
-            Some(Input::Resize(columns, rows)) => self.writer.lock().await.resize(columns, rows),
+            Some(Input::End) => self.writer.lock().await.end().await,
+            Some(Input::Resize(columns, rows)) => {
+                self.writer.lock().await.resize(columns, rows).await;
+            }
             Some(Input::Signal(number)) => self.signal(number),
             None => {}
         }
