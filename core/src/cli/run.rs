@@ -126,10 +126,6 @@ fn finish(
         Some(text) => Some(parse_amount(text, "--shm-size", "byte").map_err(AgentError::from)?),
         None => None,
     };
-    let wanted: Wanted = match args.runtime.parse() {
-        Ok(wanted) => wanted,
-        Err(never) => match never {},
-    };
     Ok(RunRequest {
         resources: ask::request(&args.ask)?,
         name: args.name.clone(),
@@ -159,7 +155,7 @@ fn finish(
         },
         shm_bytes: shm_bytes.map(Amount::whole_units),
         remove_on_exit: args.rm,
-        runtime: wanted,
+        runtime: Wanted::from(args.runtime.clone()),
     })
 }
 

@@ -84,7 +84,10 @@ pub(crate) fn spawn(
             },
         ])
         .map_err(|e| failed(e.to_string()))?;
-    // Not waited for: it outlives this process, and belongs to init then.
-    command.spawn().map_err(|e| failed(e.to_string()))?;
+    // Not waited for here: it outlives this process, and belongs to init then.
+    // In an agent that lives longer, tokio reaps it.
+    tokio::process::Command::from(command)
+        .spawn()
+        .map_err(|e| failed(e.to_string()))?;
     Ok(ours)
 }

@@ -14,8 +14,9 @@ use divvy_plugin::{
     Device, Discovery, Edits, ErrorCode, Manifest, OpenRequest, PluginError, PrepareRequest,
     ReleaseRequest, RestoreRequest, Samples, StartedRequest, WatchReply, WatchRequest,
 };
-use serde::Serialize;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 use tokio::process::Child;
 use tokio::sync::Mutex;
@@ -104,7 +105,7 @@ impl CallError {
 }
 
 /// Where a plugin stands, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "state", content = "why")]
 pub enum Status {
     /// Its host runs.
@@ -191,6 +192,12 @@ impl Client {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The identity of the plugin's file.
+    #[must_use]
+    pub fn identity(&self) -> (PathBuf, Option<[i128; 4]>) {
+        self.file.identity()
     }
 
     /// The plugin's file.
