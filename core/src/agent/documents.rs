@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, AgentError, DeviceView, describe_inventory};
+use super::{Agent, AgentError, DeviceView, Watched, describe_inventory};
 use crate::model::{Inventory, NumaNode, Record, Slice, Slot};
-use crate::plugin::{CallError, Crash, Status};
+use crate::plugin::{CallError, Client, Crash, Status};
 
 /// What there is on a machine, and what is held of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -134,7 +134,7 @@ pub struct Workloads {
 }
 
 /// The plugins of a machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Plugins {
     /// The folder they are in.
     pub folder: String,
@@ -176,50 +176,17 @@ impl Agent {
     /// caller may know.
     pub async fn devices(&self, records: Option<&[Record]>) -> Devices {
         let (inventory, failed) = self.inventory().await;
-        let mut devices = Devices::new(&inventory, &failed, records);
-        if let Some(watched) = self.watched() {
-            devices.age_ms = watched.age_ms();
-            for view in &mut devices.devices {
-                let name = view.device.name();
-                view.since_ms = watched.since_ms(&name.plugin, &name.id);
-                view.stuck = watched.is_stuck(&name.plugin);
-            }
-        }
-        devices
+        Devices::new(&inventory, &failed, records)
     }
 
     /// The plugins, what they offer, and what is wrong with them.
     pub async fn plugin_list(&self) -> Plugins {
         let (inventory, failed) = self.inventory().await;
-        let mut plugins = Vec::new();
+        let mut states = Vec::new();
         for client in self.plugins().clients() {
-            let name = client.name();
-            let manifest = inventory.plugins.get(name);
-            let error = failed.iter().find(|(plugin, _)| plugin == name);
-            let state = match self.watched() {
-                // A call that hangs holds up who asks its client.
-                Some(watched) => watched.status(name),
-                None => client.status().await,
-            };
-            plugins.push(PluginView {
-                name: name.to_owned(),
-                file: client.path().display().to_string(),
-                version: manifest.map(|m| m.version.clone()),
-                summary: manifest.map(|m| m.summary.clone()),
-                slots: manifest.map(|m| m.slots.iter().map(|s| s.name.clone()).collect()),
-                settings: manifest.map(|m| m.config.clone()),
-                reserved_env: manifest.map(|m| m.reserved_env.clone()),
-                devices: inventory.devices.iter().filter(|d| d.plugin == name).count(),
-                state,
-                error: error.map(|(plugin, e)| FailedPlugin::new(plugin, e)),
-                crashes: client.crashes().0,
-            });
+            states.push(client.status().await);
         }
-        Plugins {
-            folder: self.plugins().folder.display().to_string(),
-            plugins,
-            refused: self.plugins().refused().iter().map(ToString::to_string).collect(),
-        }
+        Plugins::new(self, &inventory, &failed, states)
     }
 
     /// Forgets a workload that has ended; with `force`, ends it first.
@@ -237,5 +204,64 @@ impl Agent {
             };
         }
         self.remove(&record)
+    }
+}
+
+impl Watched {
+    /// As [`Agent::devices`], as of the last look.
+    #[must_use]
+    pub fn devices(&self, records: &[Record]) -> Devices {
+        let (inventory, failed) = self.inventory();
+        let mut devices = Devices::new(&inventory, &failed, Some(records));
+        devices.age_ms = self.age_ms();
+        for view in &mut devices.devices {
+            let name = view.device.name();
+            view.since_ms = self.since_ms(&name.plugin, &name.id);
+            view.stuck = self.is_stuck(&name.plugin);
+        }
+        devices
+    }
+
+    /// As [`Agent::plugin_list`], as of the last look.
+    #[must_use]
+    pub fn plugin_list(&self, agent: &Agent) -> Plugins {
+        let (inventory, failed) = self.inventory();
+        let clients = agent.plugins().clients().iter();
+        let states = clients.map(|c| self.status(c.name())).collect();
+        Plugins::new(agent, &inventory, &failed, states)
+    }
+}
+
+impl Plugins {
+    fn new(
+        agent: &Agent,
+        inventory: &Inventory,
+        failed: &[(String, CallError)],
+        states: Vec<Status>,
+    ) -> Self {
+        let view = |(client, state): (&Client, Status)| {
+            let name = client.name();
+            let manifest = inventory.plugins.get(name);
+            let error = failed.iter().find(|(plugin, _)| plugin == name);
+            PluginView {
+                name: name.to_owned(),
+                file: client.path().display().to_string(),
+                version: manifest.map(|m| m.version.clone()),
+                summary: manifest.map(|m| m.summary.clone()),
+                slots: manifest.map(|m| m.slots.iter().map(|s| s.name.clone()).collect()),
+                settings: manifest.map(|m| m.config.clone()),
+                reserved_env: manifest.map(|m| m.reserved_env.clone()),
+                devices: inventory.devices.iter().filter(|d| d.plugin == name).count(),
+                state,
+                error: error.map(|(plugin, e)| FailedPlugin::new(plugin, e)),
+                crashes: client.crashes().0,
+            }
+        };
+        let plugins = agent.plugins();
+        Self {
+            folder: plugins.folder.display().to_string(),
+            plugins: plugins.clients().iter().zip(states).map(view).collect(),
+            refused: plugins.refused().iter().map(ToString::to_string).collect(),
+        }
     }
 }

@@ -20,6 +20,7 @@
 mod decide;
 mod documents;
 mod error;
+pub mod events;
 mod recover;
 mod request;
 mod run;
@@ -40,6 +41,7 @@ pub use view::{DeviceView, Usage, describe_inventory};
 pub use watch::Watched;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -67,7 +69,7 @@ pub struct Agent {
     settings: Settings,
     ledger: Ledger,
     plugins: Set,
-    watched: Option<Watched>,
+    watched: Option<Arc<Watched>>,
 }
 
 impl Agent {
@@ -97,14 +99,14 @@ impl Agent {
             ledger,
             settings,
             plugins,
-            watched: Some(Watched::default()),
+            watched: Some(Arc::default()),
         })
     }
 
     /// What it saw last, if it is resident.
     #[must_use]
     pub fn watched(&self) -> Option<&Watched> {
-        self.watched.as_ref()
+        self.watched.as_deref()
     }
 
     /// Follows the plugins' watch streams, for as long as this is polled;

@@ -43,8 +43,10 @@ impl Failure {
         if json {
             let mut error = json!({ "code": code, "message": message });
             // A refusal explains itself to programs as well.
-            if let Self::Agent(AgentError::Refused { refusal, .. }) = self {
-                error["refusal"] = json!(refusal);
+            if let Self::Agent(agent) = self
+                && let Some(refusal) = agent.refusal()
+            {
+                error["refusal"] = refusal;
             }
             tell!("{}", json!({ "error": error }));
         } else {

@@ -44,6 +44,27 @@ pub struct Request {
     pub min_level: Option<EnforcementLevel>,
 }
 
+impl Request {
+    /// A request for these amounts, as people write them: `("cpu", "0.5")`,
+    /// `("mem", "2GiB")`. Slots that are named `mem`, or end so, are counted in
+    /// bytes.
+    ///
+    /// # Errors
+    /// An amount that cannot be read.
+    pub fn of(amounts: &[(&str, &str)]) -> Result<Self, AmountTextError> {
+        let mut slots = BTreeMap::new();
+        for (slot, text) in amounts {
+            let bytes = *slot == "mem" || slot.ends_with(".mem");
+            let unit = if bytes { "byte" } else { "unit" };
+            slots.insert((*slot).to_owned(), parse_amount(text, slot, unit)?);
+        }
+        Ok(Self {
+            slots,
+            ..Self::default()
+        })
+    }
+}
+
 /// How devices are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

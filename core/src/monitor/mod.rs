@@ -17,14 +17,17 @@
 
 mod client;
 mod hub;
+mod log;
 mod process;
 mod protocol;
 mod streams;
 
 pub use client::{Attached, Signalled, attach, stop};
+pub(crate) use client::{joined, open};
+pub use log::{Log, LogLine};
 pub use process::main;
 pub use protocol::Event;
-pub(crate) use protocol::{Order, Report, Settings};
+pub(crate) use protocol::{Ask, Order, Report, Settings};
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
