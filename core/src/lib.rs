@@ -29,7 +29,10 @@
 
 pub mod agent;
 pub mod allocate;
+pub mod api;
 pub mod cli;
+pub mod config;
+mod embed;
 mod frames;
 pub mod launch;
 pub mod ledger;
@@ -37,4 +40,22 @@ pub mod model;
 pub mod monitor;
 pub mod plugin;
 pub mod scenario;
+pub mod server;
 mod sys;
+
+/// The roles that a program with Divvy in it starts itself in; the exit
+/// status, or `None` if it was started by somebody else. They come first in
+/// `main`: they must not have started a thread, opened a file or read an
+/// argument as a person's.
+#[must_use]
+pub fn role(args: &[std::ffi::OsString]) -> Option<u8> {
+    let rest = args.get(1..).unwrap_or_default();
+    match args.first()?.to_str()? {
+        "plugin-host" => Some(plugin::host_main(rest)),
+        "oci-runtime" => Some(launch::builtin::main(rest.to_vec())),
+        "monitor" => Some(monitor::main(rest)),
+        _ => None,
+    }
+}
+
+pub use embed::{Attachment, Builder, Divvy, Socket, Workload, blocking, init};

@@ -95,7 +95,13 @@ impl Machine {
             .arg(self.plugin_folder());
         command.args(words.split_whitespace());
         // What the developer has set is not the tests'.
-        for variable in ["DIVVY_STATE", "DIVVY_PLUGIN_DIR", "DIVVY_LOG"] {
+        for variable in [
+            "DIVVY_STATE",
+            "DIVVY_PLUGIN_DIR",
+            "DIVVY_LOG",
+            "DIVVY_DOCKER_SOCKET",
+            "DOCKER_HOST",
+        ] {
             command.env_remove(variable);
         }
         Divvy::new(command)

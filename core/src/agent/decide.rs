@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{Agent, AgentError};
 use crate::allocate::{self, Choices, DeviceMask, Limits, Refusal, Snapshot, allocate, explain};
@@ -17,7 +18,7 @@ use crate::sys;
 const LEAST_MEMORY: Amount = Amount::from_units(4 << 20);
 
 /// What a request would get, or gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Decision {
     /// Amounts by slot, defaults included; of a fallback, its own.
     pub granted: BTreeMap<String, Amount>,

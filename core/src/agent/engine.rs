@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::run::{RunRequest, apply_image};
-use super::{Agent, AgentError};
+use super::run::apply_image;
+use super::{Agent, AgentError, RunRequest};
 use crate::launch::docker::{self, Engine, EngineError, Prepared, Progress};
 use crate::launch::image::ImageConfig;
 use crate::launch::{Job, Reserved};
@@ -76,7 +76,13 @@ impl Agent {
         reserved: &Reserved,
     ) -> Result<(Prepared, ImageConfig), AgentError> {
         let engine = Engine::connect(&self.engine_socket()?).await?;
-        let image = engine.image(image).await?;
+        let image = match engine.image(image).await {
+            Err(EngineError::NoImage(_)) => {
+                docker::fetch(&engine.socket, image, |_| {}).await?;
+                engine.image(image).await?
+            }
+            other => other?,
+        };
         apply_image(job, &image.config, reserved);
         if job.command.is_empty() {
             return Err(AgentError::NoCommand);

@@ -1,11 +1,14 @@
 //! What can go wrong, with codes that do not change.
 
 use crate::allocate::Refusal;
+use crate::api::Fault;
+use crate::config::ConfigError;
 use crate::launch::docker::EngineError;
 use crate::launch::image::ImageError;
 use crate::launch::{LaunchError, MergeError, MountError, VariableFault};
 use crate::ledger::LedgerError;
 use crate::model::{Amount, AmountTextError, NameError, format_amount};
+use crate::monitor::ExecError;
 use crate::plugin::{CallError, OpenError};
 
 /// Why the agent did not do what was asked. Nothing was changed.
@@ -148,6 +151,34 @@ pub enum AgentError {
     /// An image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// What the agent that was asked answered.
+    #[error("{}", .0.message)]
+    Remote(Box<Fault>),
+    /// The agent that was asked cannot be reached, or does not answer.
+    #[error(
+        "the agent at {socket} {why}; see whether it runs: systemctl status divvy; --socket none does without it"
+    )]
+    NoAgent {
+        /// Where it should listen.
+        socket: String,
+        /// What happened.
+        why: String,
+    },
+    /// A verb that only an agent can serve.
+    #[error("divvy {0} needs a running agent: sudo divvy agent, or systemctl start divvy")]
+    NeedsAgent(&'static str),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A document that cannot be read.
+    #[error("the request cannot be read: {0}")]
+    Unreadable(String),
+    /// Somebody who may not.
+    #[error("{0}")]
+    Denied(String),
+    /// A bug: a thread of the agent's panicked.
+    #[error("divvy made a mistake ({0}); nothing is lost: please report it with the agent's log")]
+    Panicked(String),
     /// The system.
     #[error("{0}: {1}")]
     System(&'static str, std::io::Error),
@@ -169,6 +200,19 @@ impl From<EngineError> for AgentError {
     }
 }
 
+impl From<ExecError> for AgentError {
+    fn from(error: ExecError) -> Self {
+        match error {
+            ExecError::Unreachable(error) => Self::System("its monitor cannot be reached", error),
+            ExecError::Refused { code, message } => Self::Remote(Box::new(Fault {
+                code,
+                message,
+                refusal: None,
+            })),
+        }
+    }
+}
+
 impl From<CallError> for AgentError {
     fn from(error: CallError) -> Self {
         Self::Plugin {
@@ -187,9 +231,19 @@ impl AgentError {
         }
     }
 
+    /// Why a request cannot be granted, for programs.
+    #[must_use]
+    pub fn refusal(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::Refused { refusal, .. } => serde_json::to_value(refusal).ok(),
+            Self::Remote(fault) => fault.refusal.clone(),
+            _ => None,
+        }
+    }
+
     /// The stable code, for programs.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::Refused { refusal, .. } => refusal.code.as_str(),
             Self::Amount(_) => "invalid_amount",
@@ -221,6 +275,13 @@ impl AgentError {
             Self::Launch(error) => error.code(),
             Self::Mount(_) => "invalid_mount",
             Self::Image(error) => error.code(),
+            Self::Remote(fault) => &fault.code,
+            Self::NoAgent { .. } => "no_agent",
+            Self::NeedsAgent(_) => "needs_agent",
+            Self::Config(_) => "invalid_config",
+            Self::Unreadable(_) => "invalid_request",
+            Self::Denied(_) => "denied",
+            Self::Panicked(_) => "internal",
             Self::System(..) => "system",
         }
     }

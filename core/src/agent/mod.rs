@@ -18,20 +18,29 @@
 //! Every error has a stable [`code`](AgentError::code) and changes nothing.
 
 mod decide;
+mod documents;
 mod engine;
 mod error;
+pub mod events;
 mod recover;
+mod request;
 mod run;
 mod settle;
+mod stop;
 mod view;
+mod watch;
 
 pub use decide::Decision;
+pub use documents::{Devices, FailedPlugin, Holding, OfferedSlot, PluginView, Plugins, Workloads};
 pub use error::AgentError;
-pub use run::{RootRequest, RunRequest, Started};
+pub use request::{RootRequest, RunRequest};
+pub use run::Started;
 pub use settle::settle;
 pub use view::{DeviceView, Usage, describe_inventory};
+pub use watch::Watched;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -61,6 +70,7 @@ pub struct Agent {
     settings: Settings,
     ledger: Ledger,
     plugins: Set,
+    watched: Option<Arc<Watched>>,
 }
 
 impl Agent {
@@ -74,7 +84,38 @@ impl Agent {
             ledger: Ledger::new(&settings.state),
             settings,
             plugins,
+            watched: None,
         })
+    }
+
+    /// An agent that lives long and serves many: it shares commits, and knows
+    /// the machine from the plugins' watch streams, once it
+    /// [follows](Self::follow) them.
+    ///
+    /// # Errors
+    /// The plugin folder.
+    pub fn resident(settings: Settings, ledger: Ledger) -> Result<Self, AgentError> {
+        let plugins = Set::open(&settings.plugins)?;
+        Ok(Self {
+            ledger,
+            settings,
+            plugins,
+            watched: Some(Arc::default()),
+        })
+    }
+
+    /// What it saw last, if it is resident.
+    #[must_use]
+    pub fn watched(&self) -> Option<&Watched> {
+        self.watched.as_deref()
+    }
+
+    /// Follows the plugins' watch streams, for as long as this is polled;
+    /// `ready` is called once each of them has answered, or failed to.
+    pub async fn follow(&self, ready: impl FnOnce()) {
+        if let Some(watched) = &self.watched {
+            watched.follow(self, ready).await;
+        }
     }
 
     /// Its ledger.
@@ -95,9 +136,13 @@ impl Agent {
         &self.settings
     }
 
-    /// What there is, and which plugins could not say.
+    /// What there is, and which plugins could not say; of a resident agent
+    /// what they said last.
     pub async fn inventory(&self) -> (Inventory, Vec<(String, CallError)>) {
-        self.plugins.inventory().await
+        match &self.watched {
+            Some(watched) => watched.inventory(),
+            None => self.plugins.inventory().await,
+        }
     }
 
     /// All workloads, oldest first, after bringing the ledger up to date with
@@ -117,17 +162,7 @@ impl Agent {
     /// # Errors
     /// There is none, or several.
     pub async fn find(&self, name: &str) -> Result<Record, AgentError> {
-        let mut records = self.workloads().await?;
-        if let Some(at) = records.iter().position(|r| r.name == name || r.id == name) {
-            return Ok(records.swap_remove(at));
-        }
-        let begins = |r: &Record| name.len() >= 3 && r.id.starts_with(name);
-        let mut found = records.into_iter().filter(begins);
-        match (found.next(), found.next()) {
-            (Some(record), None) => Ok(record),
-            (None, _) => Err(AgentError::NoSuchWorkload(name.to_owned())),
-            _ => Err(AgentError::Ambiguous(name.to_owned())),
-        }
+        pick(self.workloads().await?, name)
     }
 
     /// The folder of a workload.
@@ -182,6 +217,23 @@ impl Agent {
             unreadable,
             set_aside,
         })
+    }
+}
+
+/// The record of this name, or whose id begins so.
+///
+/// # Errors
+/// There is none, or several.
+pub fn pick(mut records: Vec<Record>, name: &str) -> Result<Record, AgentError> {
+    if let Some(at) = records.iter().position(|r| r.name == name || r.id == name) {
+        return Ok(records.swap_remove(at));
+    }
+    let begins = |r: &Record| name.len() >= 3 && r.id.starts_with(name);
+    let mut found = records.into_iter().filter(begins);
+    match (found.next(), found.next()) {
+        (Some(record), None) => Ok(record),
+        (None, _) => Err(AgentError::NoSuchWorkload(name.to_owned())),
+        _ => Err(AgentError::Ambiguous(name.to_owned())),
     }
 }
 

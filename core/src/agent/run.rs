@@ -10,80 +10,18 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::decide::{self, decide};
-use super::{Agent, AgentError, settle};
+use super::{Agent, AgentError, RootRequest, RunRequest, settle};
 use crate::launch::docker::Prepared;
 use crate::launch::{
     self, BindMount, By, Container, Folder, Identity, Job, Lack, LaunchError, Needs, Network, Oci,
-    Reserved, Root, Wanted, image, merge,
+    Reserved, Root, image, merge,
 };
-use crate::model::{
-    Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
-};
+use crate::model::{Edits, Inventory, Record, State, check_workload_name, new_allocation_id};
 use crate::{frames, monitor, sys};
 
 /// How long a monitor may take to make or start a container: the runtime's
 /// own limit and a little.
 const MONITOR: Duration = Duration::from_secs(70);
-/// Where the root filesystem comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RootRequest {
-    /// The host's own, with the current folder bound read-write.
-    Host {
-        /// The folder that is bound, and the working directory.
-        current: PathBuf,
-    },
-    /// A folder.
-    Folder(PathBuf),
-    /// An OCI layout or a docker archive.
-    Image {
-        /// The file or folder.
-        path: PathBuf,
-        /// Which of its images.
-        reference: Option<String>,
-    },
-    /// An image of the container engine, by its name there.
-    Engine {
-        /// The name.
-        image: String,
-    },
-}
-
-/// All that a caller can say of a workload.
-#[derive(Clone, Debug)]
-pub struct RunRequest {
-    /// Amounts of slots.
-    pub resources: Request,
-    /// The name; `None`: one is made.
-    pub name: Option<String>,
-    /// The root.
-    pub root: RootRequest,
-    /// The command; empty: the image's.
-    pub command: Vec<String>,
-    /// Variables that must reach it: a reserved one is an error.
-    pub env: Vec<(String, String)>,
-    /// Variables that it may have: reserved ones are dropped.
-    pub inherited: Vec<(String, String)>,
-    /// The working directory; `None`: the image's, or the current one.
-    pub workdir: Option<String>,
-    /// `USER[:GROUP]`; `None`: the image's, or the calling user.
-    pub user: Option<String>,
-    /// The calling user.
-    pub caller: Identity,
-    /// Checked mounts.
-    pub mounts: Vec<BindMount>,
-    /// A terminal?
-    pub tty: bool,
-    /// Input?
-    pub stdin: bool,
-    /// The network.
-    pub network: Network,
-    /// Size of `/dev/shm`, bytes; `None`: 64 MiB.
-    pub shm_bytes: Option<u64>,
-    /// Forget it when it has ended?
-    pub remove_on_exit: bool,
-    /// The OCI runtime.
-    pub runtime: Wanted,
-}
 
 /// A workload that is proven and waits for its go.
 #[derive(Debug)]

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::allocate::{Problem, Snapshot};
 use crate::model::{Amount, Device, Inventory, Record};
 
 /// One capacity of a device, with what is held of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// All of it.
     pub total: Amount,
@@ -19,7 +20,7 @@ pub struct Usage {
 }
 
 /// A device with what is held of it, and by whom.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceView {
     /// What its plugin reported.
     #[serde(flatten)]
@@ -29,8 +30,15 @@ pub struct DeviceView {
     /// Names of the workloads that hold a slice of it.
     pub holders: Vec<String>,
     /// Why no new work is placed on it, if so.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<String>,
+    /// Since when it is as healthy as it is, ms since 1970; an agent knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+    /// Its plugin's host was killed and does not die: a driver holds it in the
+    /// kernel.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stuck: bool,
 }
 
 /// The inventory with what the records hold of it.
@@ -76,6 +84,8 @@ pub fn describe_inventory(
                 usage,
                 holders,
                 closed,
+                since_ms: None,
+                stuck: false,
             }
         })
         .collect();

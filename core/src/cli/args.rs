@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::output::Failure;
-use crate::{agent, plugin};
+use crate::agent;
+use crate::config::Config;
+use crate::embed::{Builder, Socket};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,16 +35,15 @@ pub(super) struct Global {
     /// Answer as JSON, for programs
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub(super) json: bool,
-    /// Where Divvy keeps its ledger and workloads
+    /// Where Divvy keeps its ledger and workloads [default: /var/lib/divvy]
     #[arg(
         long,
         global = true,
         help_heading = "Everywhere",
         value_name = "DIR",
-        env = "DIVVY_STATE",
-        default_value = "/var/lib/divvy"
+        env = "DIVVY_STATE"
     )]
-    pub(super) state: PathBuf,
+    pub(super) state: Option<PathBuf>,
     /// Where the plugins are [default: ../lib/divvy/plugins beside divvy, then /usr/lib/divvy/plugins]
     #[arg(
         long,
@@ -52,6 +53,25 @@ pub(super) struct Global {
         env = "DIVVY_PLUGIN_DIR"
     )]
     pub(super) plugin_dir: Option<PathBuf>,
+    /// The configuration file [default: /etc/divvy/config.toml, if there is one]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FILE",
+        env = "DIVVY_CONFIG"
+    )]
+    pub(super) config: Option<PathBuf>,
+    /// The agent to ask: its socket, auto for the one of --state if it runs, none to do without
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "SOCKET",
+        env = "DIVVY_SOCKET",
+        default_value = "auto"
+    )]
+    pub(super) socket: String,
     /// A plugin's setting, such as cpu.reserved_cores=1 (repeatable); `divvy plugin list` names them
     #[arg(
         long = "set",
@@ -75,24 +95,40 @@ pub(super) struct Global {
 }
 
 impl Global {
-    /// The agent's settings.
-    pub(super) fn settings(&self) -> Result<agent::Settings, Failure> {
+    /// How the agent is reached, or made.
+    pub(super) fn builder(&self) -> Result<Builder, Failure> {
         let exe = std::env::current_exe()
             .map_err(|e| agent::AgentError::System("cannot find divvy's own executable", e))?;
-        let state = std::path::absolute(&self.state)
-            .map_err(|e| agent::AgentError::System("--state", e))?;
-        let plugins = plugin::Settings {
-            folder: self.plugin_dir.clone(),
-            exe: exe.clone(),
-            set: self.plugin_settings()?,
-            history: Some(state.join("plugins")),
-        };
-        Ok(agent::Settings {
-            state,
-            exe,
-            plugins,
-            docker_socket: self.docker_socket.clone(),
-        })
+        let config = Config::load(self.config.as_deref()).map_err(agent::AgentError::from)?;
+        let mut builder =
+            Builder::default()
+                .exe(exe)
+                .config(config)
+                .socket(match self.socket.as_str() {
+                    "auto" => Socket::Auto,
+                    "none" => Socket::None,
+                    path => Socket::At(path.into()),
+                });
+        if let Some(state) = &self.state {
+            builder = builder.state(state);
+        }
+        if let Some(folder) = &self.plugin_dir {
+            builder = builder.plugin_dir(folder);
+        }
+        if let Some(socket) = &self.docker_socket {
+            builder = builder.docker_socket(socket);
+        }
+        for (plugin, keys) in self.plugin_settings()? {
+            for (key, value) in keys {
+                builder = builder.set(&plugin, &key, &value);
+            }
+        }
+        Ok(builder)
+    }
+
+    /// The settings of an agent in this process.
+    pub(super) fn settings(&self) -> Result<agent::Settings, Failure> {
+        Ok(self.builder()?.settings()?.0)
     }
 
     fn plugin_settings(&self) -> Result<BTreeMap<String, BTreeMap<String, String>>, Failure> {
@@ -140,6 +176,10 @@ pub(super) enum Verb {
     Stop(Stop),
     /// Forget workloads that have ended
     Rm(Rm),
+    /// Show what happens: workloads, devices, plugins
+    Events(Events),
+    /// Serve this machine: the long-lived agent
+    Agent(Agent),
     /// Look at the plugins
     #[command(subcommand)]
     Plugin(Plugin),
@@ -454,6 +494,34 @@ pub(super) struct Rm {
     #[arg(short, long)]
     pub(super) force: bool,
 }
+
+/// `divvy events`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Events {
+    /// Stay, and show what happens from now on
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Only what came after the event with this id
+    #[arg(long, value_name = "ID")]
+    pub(super) after: Option<String>,
+}
+
+const AGENT_EXAMPLES: &str = "\
+The agent finds new and lost devices by itself, answers from what it saw last,
+and serves everybody in its group. Commands use it while it runs and do without
+it while it does not; both work on the same ledger.
+
+Examples:
+  sudo divvy agent
+  sudo divvy agent --config /etc/divvy/config.toml
+  systemctl start divvy
+
+It ends on SIGTERM or SIGINT. Workloads go on.";
+
+/// `divvy agent`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = AGENT_EXAMPLES)]
+pub(super) struct Agent {}
 
 /// `divvy plugin`.
 #[derive(Debug, Subcommand)]

@@ -4,17 +4,17 @@ use serde_json::json;
 
 use super::args::{Global, Named};
 use super::output::{Failure, ago, print_json, printable};
-use super::{agent, need_root, ps};
-use crate::agent::{AgentError, describe_inventory};
+use super::{divvy, ps};
+use crate::agent::AgentError;
+use crate::embed::Divvy;
 use crate::model::{Record, format_amount};
 
 pub(super) async fn run(global: &Global, args: &Named) -> Result<u8, Failure> {
-    need_root("describe")?;
-    let agent = agent(global)?;
-    let record = match agent.find(&args.name).await {
+    let divvy = divvy(global, "describe").await?;
+    let record = match divvy.workload(&args.name).await {
         Ok(record) => record,
         Err(AgentError::NoSuchWorkload(_)) if args.name.contains('/') => {
-            return device(global, &agent, &args.name).await;
+            return device(global, &divvy, &args.name).await;
         }
         Err(error) => return Err(error.into()),
     };
@@ -26,11 +26,10 @@ pub(super) async fn run(global: &Global, args: &Named) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn device(global: &Global, agent: &crate::agent::Agent, name: &str) -> Result<u8, Failure> {
-    let records = agent.ledger().records()?;
-    let (inventory, _) = agent.inventory().await;
-    let (views, _) = describe_inventory(&inventory, &records);
-    let Some(view) = views
+async fn device(global: &Global, divvy: &Divvy, name: &str) -> Result<u8, Failure> {
+    let devices = divvy.devices().await?;
+    let Some(view) = devices
+        .devices
         .into_iter()
         .find(|v| v.device.name().to_string() == name)
     else {

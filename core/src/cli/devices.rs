@@ -1,42 +1,20 @@
 //! `divvy devices`.
 
-use serde_json::json;
-
-use super::agent;
 use super::args::Global;
+use super::open;
 use super::output::{Failure, print_json, print_table, printable, table};
-use crate::agent::{DeviceView, describe_inventory};
-use crate::model::{Amount, Inventory, format_amount};
-use crate::sys;
+use crate::agent::events::word;
+use crate::agent::{DeviceView, Devices};
+use crate::model::{Amount, format_amount};
 
 pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
-    let agent = agent(global)?;
-    // Without root the ledger cannot be read: what is free is not known.
-    let records = if sys::is_root() {
-        Some(agent.workloads().await?)
-    } else {
-        None
-    };
-    let (inventory, failed) = agent.inventory().await;
-    let (devices, problems) = describe_inventory(&inventory, records.as_deref().unwrap_or(&[]));
+    let all = open(global).await?.devices().await?;
     if global.json {
-        let failed: Vec<_> = failed
-            .iter()
-            .map(|(plugin, e)| json!({ "plugin": plugin, "code": e.code(), "message": e.to_string() }))
-            .collect();
-        print_json(&json!({
-            "devices": devices,
-            "slots": inventory.slots().map(|(plugin, slot)| json!({ "plugin": plugin, "slot": slot })).collect::<Vec<_>>(),
-            "numa_nodes": inventory.numa_nodes,
-            "held": records.iter().flatten().filter(|r| r.holds()).map(|r| json!({ "name": r.name, "slices": r.slices })).collect::<Vec<_>>(),
-            "usage_known": records.is_some(),
-            "problems": problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "failed_plugins": failed,
-        }));
+        print_json(&all);
         return Ok(0);
     }
     let mut shown = table(["DEVICE", "MODEL", "NUMA", "FREE", "OF", "HEALTH", "HELD BY"]);
-    for view in &devices {
+    for view in &all.devices {
         let device = &view.device.device;
         shown.add_row([
             view.device.name().to_string(),
@@ -44,46 +22,42 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
             device
                 .numa_node
                 .map_or_else(|| "-".into(), |n| n.to_string()),
-            if records.is_some() {
-                free(view, &inventory)
+            if all.usage_known {
+                free(view, &all)
             } else {
                 "?".into()
             },
-            capacity(view, &inventory),
+            capacity(view, &all),
             health(view),
             view.holders.join(" "),
         ]);
     }
     print_table(&shown);
-    if records.is_none() {
+    if !all.usage_known {
         tell!("divvy: what is held is in the ledger, which only root can read: sudo divvy devices");
     }
-    for problem in problems {
-        tell!("divvy: {problem}");
+    for problem in &all.problems {
+        tell!("divvy: {}", printable(problem));
     }
-    for (_, error) in failed.iter().filter(|(_, e)| !e.is_absent()) {
-        tell!(
-            "divvy: {} [{}]",
-            printable(&error.to_string()),
-            error.code()
-        );
+    for failed in all.failed_plugins.iter().filter(|f| !f.absent) {
+        tell!("divvy: {} [{}]", printable(&failed.message), failed.code);
     }
     Ok(0)
 }
 
-fn free(view: &DeviceView, inventory: &Inventory) -> String {
+fn free(view: &DeviceView, all: &Devices) -> String {
     let amounts = view.usage.iter().map(|(name, u)| {
         let usable = u.total.saturating_sub(u.reserved);
         (name, usable.saturating_sub(u.used))
     });
-    show(amounts, &view.device.plugin, inventory)
+    show(amounts, &view.device.plugin, all)
 }
 
-fn capacity(view: &DeviceView, inventory: &Inventory) -> String {
+fn capacity(view: &DeviceView, all: &Devices) -> String {
     show(
         view.usage.iter().map(|(name, u)| (name, u.total)),
         &view.device.plugin,
-        inventory,
+        all,
     )
 }
 
@@ -91,19 +65,11 @@ fn capacity(view: &DeviceView, inventory: &Inventory) -> String {
 fn show<'a>(
     amounts: impl Iterator<Item = (&'a String, Amount)>,
     plugin: &str,
-    inventory: &Inventory,
+    all: &Devices,
 ) -> String {
     let all: Vec<String> = amounts
         .map(|(capacity, amount)| {
-            let unit = inventory
-                .plugins
-                .get(plugin)
-                .and_then(|m| {
-                    m.slots
-                        .iter()
-                        .find(|s| s.draws.iter().any(|d| d.capacity == *capacity))
-                })
-                .map_or("", |slot| slot.unit.as_str());
+            let unit = all.unit(plugin, capacity);
             match unit {
                 "byte" => format_amount(amount, unit),
                 _ => format!("{amount} {capacity}"),
@@ -115,8 +81,11 @@ fn show<'a>(
 
 fn health(view: &DeviceView) -> String {
     let health = &view.device.device.health;
-    let word = serde_json::to_value(health.state).ok();
-    let word = word.as_ref().and_then(|w| w.as_str()).unwrap_or("?");
+    let word = if view.stuck {
+        "stuck"
+    } else {
+        word(health.state)
+    };
     match (&health.reason, &view.closed) {
         (Some(reason), _) => format!("{word}: {}", printable(reason)),
         (None, Some(closed)) => format!("closed: {}", printable(closed)),

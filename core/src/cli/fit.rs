@@ -2,7 +2,7 @@
 
 use super::args::{Fit, Global};
 use super::output::{Failure, amounts, print_json, printable};
-use super::{agent, ask, need_root};
+use super::{ask, divvy};
 use crate::model::Request;
 
 pub(super) async fn run(global: &Global, args: &Fit) -> Result<u8, Failure> {
@@ -15,9 +15,7 @@ pub(super) async fn show(
     request: &Request,
     verb: &'static str,
 ) -> Result<u8, Failure> {
-    need_root(verb)?;
-    let agent = agent(global)?;
-    let decision = agent.fit(request).await?;
+    let decision = divvy(global, verb).await?.fit(request).await?;
     if global.json {
         print_json(&decision);
         return Ok(0);

@@ -6,6 +6,7 @@ use std::io::Read;
 use tokio::sync::mpsc;
 
 use super::terminal::{Signals, Terminal, WINCH};
+use crate::api::Fault;
 use crate::model::Exit;
 use crate::monitor::{Attached, Event, Signalled};
 
@@ -15,12 +16,7 @@ pub(super) enum End {
     /// It ended.
     Exit(Box<Exit>),
     /// Its monitor says why not.
-    Refused {
-        /// The stable code.
-        code: String,
-        /// Why.
-        message: String,
-    },
+    Refused(Box<Fault>),
     /// Its monitor went away.
     Gone,
 }
@@ -70,7 +66,13 @@ pub(super) async fn follow(
             Ok(Some(Event::Stdout(data))) => write(&mut std::io::stdout(), &data),
             Ok(Some(Event::Stderr(data))) => write(&mut std::io::stderr(), &data),
             Ok(Some(Event::Exit(exit))) => break End::Exit(exit),
-            Ok(Some(Event::Refused { code, message })) => break End::Refused { code, message },
+            Ok(Some(Event::Refused { code, message })) => {
+                break End::Refused(Box::new(Fault {
+                    code,
+                    message,
+                    refusal: None,
+                }));
+            }
             Ok(Some(Event::Joined)) => {}
             Ok(None) | Err(_) => break End::Gone,
         }

@@ -29,12 +29,14 @@ macro_rules! tell {
     }};
 }
 
+mod agent;
 mod args;
 mod ask;
 mod completions;
 mod describe;
 mod devices;
 mod doctor;
+mod events;
 mod exec;
 mod fit;
 mod follow;
@@ -56,6 +58,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::agent::{Agent, AgentError};
+use crate::embed::Divvy;
 use crate::sys;
 use args::{Args, Verb};
 use output::Failure;
@@ -81,6 +84,15 @@ pub fn main() -> ExitCode {
         return ExitCode::from(FAILED);
     }
     let json = args.global.json;
+    if let Verb::Agent(verb) = &args.verb {
+        return match agent::run(&args.global, verb) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                failure.print(json);
+                ExitCode::from(failure.exit_code())
+            }
+        };
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -100,6 +112,9 @@ pub fn main() -> ExitCode {
 async fn dispatch(args: Args) -> Result<u8, Failure> {
     let global = &args.global;
     match args.verb {
+        // Has a runtime of its own.
+        Verb::Agent(_) => Ok(0),
+        Verb::Events(verb) => events::run(global, &verb).await,
         Verb::Completions(verb) => completions::run(&verb),
         Verb::State(verb) => state::run(global, &verb).await,
         Verb::Doctor => doctor::run(global).await,
@@ -117,9 +132,24 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
     }
 }
 
-/// An agent for this call.
+/// An agent in this process, for this call.
 fn agent(global: &args::Global) -> Result<Agent, Failure> {
     Ok(Agent::open(global.settings()?)?)
+}
+
+/// The agent that runs, else one in this process; that one needs root, and
+/// says so for `verb`.
+async fn divvy(global: &args::Global, verb: &'static str) -> Result<Divvy, Failure> {
+    let divvy = open(global).await?;
+    if divvy.agent().is_some() {
+        need_root(verb)?;
+    }
+    Ok(divvy)
+}
+
+/// As [`divvy`], for what everybody may see.
+async fn open(global: &args::Global) -> Result<Divvy, Failure> {
+    Ok(global.builder()?.build().await?)
 }
 
 /// Verbs that touch containers or the ledger need root, and say so first.

@@ -13,8 +13,6 @@ use crate::model::{Amount, Inventory, format_amount};
 pub(super) enum Failure {
     /// Of the agent's: 125.
     Agent(AgentError),
-    /// Of a monitor's, in its own words: 125.
-    Remote { code: String, message: String },
     /// Of the words: 2.
     Words { code: &'static str, message: String },
 }
@@ -32,7 +30,7 @@ impl Failure {
 
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Agent(_) | Self::Remote { .. } => FAILED,
+            Self::Agent(_) => FAILED,
             Self::Words { .. } => 2,
         }
     }
@@ -40,14 +38,15 @@ impl Failure {
     pub(super) fn print(&self, json: bool) {
         let (code, message) = match self {
             Self::Agent(error) => (error.code(), error.to_string()),
-            Self::Remote { code, message } => (code.as_str(), message.clone()),
             Self::Words { code, message } => (*code, message.clone()),
         };
         if json {
             let mut error = json!({ "code": code, "message": message });
             // A refusal explains itself to programs as well.
-            if let Self::Agent(AgentError::Refused { refusal, .. }) = self {
-                error["refusal"] = json!(refusal);
+            if let Self::Agent(agent) = self
+                && let Some(refusal) = agent.refusal()
+            {
+                error["refusal"] = refusal;
             }
             tell!("{}", json!({ "error": error }));
         } else {

@@ -3,14 +3,13 @@
 use serde_json::json;
 
 use super::args::{Global, Ps};
+use super::divvy;
 use super::output::{Failure, ago, amounts, print_json, print_table, printable, table};
-use super::{agent, need_root};
 use crate::model::{Record, State};
 
 pub(super) async fn run(global: &Global, args: &Ps) -> Result<u8, Failure> {
-    need_root("ps")?;
-    let agent = agent(global)?;
-    let records: Vec<Record> = agent
+    let records: Vec<Record> = divvy(global, "ps")
+        .await?
         .workloads()
         .await?
         .into_iter()

@@ -6,11 +6,16 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::output::printable;
 use super::terminal::Terminal;
-use crate::agent::{Agent, AgentError};
+use crate::Divvy;
+use crate::agent::AgentError;
 use crate::launch::docker::Progress;
 
-/// Has the engine pull an image, unless it has it.
-pub(super) async fn pull(agent: &Agent, image: &str) -> Result<(), AgentError> {
+/// Has the engine pull an image, unless it has it. An agent that runs does it
+/// by itself.
+pub(super) async fn pull(divvy: &Divvy, image: &str) -> Result<(), AgentError> {
+    let Some(agent) = divvy.agent() else {
+        return Ok(());
+    };
     let mut shown = Terminal::shows_stderr().then(Bars::default);
     let mut began = false;
     let pulled = agent

@@ -6,69 +6,67 @@ use super::args::{Global, Launcher, Net, Run};
 use super::follow::{End, follow};
 use super::output::{Failure, amounts, printable};
 use super::terminal::{RawTerminal, Terminal};
-use super::{agent, ask, fit, need_root, pull};
+use super::{ask, divvy, fit, pull};
 use crate::agent::{AgentError, RootRequest, RunRequest};
 use crate::launch::{Identity, Network, Wanted, check_user_mount, docker};
 use crate::model::{Amount, Exit, Record, parse_amount};
-use crate::monitor::attach;
 
 pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     if args.dry_run {
         return fit::show(global, &ask::request(&args.ask)?, "run").await;
     }
     let request = request(global, &args)?;
-    need_root("run")?;
     if args.tty && !Terminal::is_there() && !args.detach {
         return Err(Failure::words(
             "no_terminal",
             "-t needs a terminal on standard input and output".into(),
         ));
     }
-    let agent = agent(global)?;
-    let mut started = match &request.root {
+    let divvy = divvy(global, "run").await?;
+    let mut workload = match &request.root {
         RootRequest::Image { path, .. } => {
             let unpacking = Progress::begin(&format!("unpacking {}", path.display()));
-            let started = agent.run(request).await;
+            let workload = divvy.run(request).await;
             unpacking.end();
-            started?
+            workload?
         }
         RootRequest::Engine { image } => {
-            pull::pull(&agent, image).await?;
-            agent.run(request).await?
+            pull::pull(&divvy, image).await?;
+            divvy.run(request).await?
         }
-        _ => agent.run(request).await?,
+        _ => divvy.run(request).await?,
     };
-    for note in &started.notes {
+    for note in workload.notes() {
         tell!("divvy: note: {}", printable(note));
     }
+    let record = workload.record().clone();
     tracing::info!(
         "{}: {} with {}, {}",
-        started.record.name,
-        started.record.launcher,
-        started.record.runtime,
-        amounts(&started.record.asked, None)
+        record.name,
+        record.launcher,
+        record.runtime,
+        amounts(&record.asked, None)
     );
     if args.detach {
-        started.go().await?;
-        say!("{}", started.record.name);
+        workload.start().await?;
+        say!("{}", record.name);
         return Ok(0);
     }
-    let gone = |e| AgentError::System("its monitor cannot be reached", e);
-    let (events, input) = attach(&started.folder).await.map_err(gone)?;
+    let (events, input) = workload.attach().await?.split();
     let raw = if args.tty {
         Some(RawTerminal::enter()?)
     } else {
         None
     };
-    started.go().await?;
+    workload.start().await?;
     let end = follow(events, input, args.interactive || args.tty, raw.is_some()).await;
     drop(raw);
     match end {
-        End::Exit(exit) => Ok(report(&started.record, &exit)),
-        End::Refused { code, message } => Err(Failure::Remote { code, message }),
+        End::Exit(exit) => Ok(report(&record, &exit)),
+        End::Refused(fault) => Err(AgentError::Remote(fault).into()),
         End::Gone => Err(AgentError::Root(format!(
             "the monitor of {name} went away; the workload may still run: divvy ps, divvy logs {name}",
-            name = started.record.name
+            name = record.name
         ))
         .into()),
     }
@@ -132,10 +130,6 @@ fn finish(
         Some(text) => Some(parse_amount(text, "--shm-size", "byte").map_err(AgentError::from)?),
         None => None,
     };
-    let wanted: Wanted = match args.runtime.parse() {
-        Ok(wanted) => wanted,
-        Err(never) => match never {},
-    };
     Ok(RunRequest {
         resources: ask::request(&args.ask)?,
         name: args.name.clone(),
@@ -166,7 +160,7 @@ fn finish(
         },
         shm_bytes: shm_bytes.map(Amount::whole_units),
         remove_on_exit: args.rm,
-        runtime: wanted,
+        runtime: Wanted::from(args.runtime.clone()),
     })
 }
 

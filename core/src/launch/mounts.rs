@@ -3,13 +3,14 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::LaunchError;
 use crate::model::Edits;
 
 /// A file or folder of the host in a container. The source is canonical.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BindMount {
     /// On the host; no symbolic links.
     pub source: PathBuf,

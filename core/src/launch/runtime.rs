@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{LaunchError, spec};
@@ -33,7 +34,9 @@ pub struct Runtime {
 }
 
 /// What the caller wants.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "String", into = "String")]
+#[schemars(with = "String")]
 pub enum Wanted {
     /// The best that works.
     #[default]
@@ -44,15 +47,23 @@ pub enum Wanted {
     Program(String),
 }
 
-impl std::str::FromStr for Wanted {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text {
+impl From<String> for Wanted {
+    fn from(text: String) -> Self {
+        match text.as_str() {
             "auto" => Self::Auto,
             "built-in" | "builtin" => Self::BuiltIn,
-            name => Self::Program(name.to_owned()),
-        })
+            _ => Self::Program(text),
+        }
+    }
+}
+
+impl From<Wanted> for String {
+    fn from(wanted: Wanted) -> Self {
+        match wanted {
+            Wanted::Auto => "auto".into(),
+            Wanted::BuiltIn => "built-in".into(),
+            Wanted::Program(name) => name,
+        }
     }
 }
 

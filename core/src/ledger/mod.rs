@@ -4,7 +4,7 @@
 //! The store is redb. It is open only while a transaction runs: lock, open,
 //! check, decide, commit, close; so many `divvy` commands work at once, with
 //! or without an agent, and none holds it while a workload runs. Waiting for
-//! the lock is bounded.
+//! the lock is bounded. Threads of one process share commits ([`Ledger::grouped`]).
 //!
 //! Nothing read is trusted: the file's integrity is checked at every open,
 //! each record carries its own checksum and schema version, and reading is
@@ -12,6 +12,7 @@
 //! remedy, never an empty one: that would free what is held.
 
 mod codec;
+mod group;
 mod store;
 
 pub use store::{Ledger, LedgerError, Transaction};

@@ -2,9 +2,11 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,11 +15,13 @@ use redb::{Database, ReadableTable, TableDefinition};
 use rustix::fs::{FlockOperation, flock};
 
 use super::codec;
+use super::group::Group;
 use crate::model::Record;
 
 const RECORDS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("records");
 /// The lock file. Not empty once there is a ledger, so that one which was
-/// deleted or emptied is not taken for a new one.
+/// deleted or emptied is not taken for a new one: it holds the ledger's
+/// generation, 8 bytes, which every commit changes.
 const LOCK: &str = "ledger.lock";
 /// How long a transaction waits for another to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,6 +55,20 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    /// The same, for another caller.
+    pub(super) fn copy(&self) -> Self {
+        let io = |e: &io::Error| io::Error::new(e.kind(), e.to_string());
+        match self {
+            Self::Folder(path, e) => Self::Folder(path.clone(), io(e)),
+            Self::Locked(path) => Self::Locked(path.clone()),
+            Self::Io(path, e) => Self::Io(path.clone(), io(e)),
+            Self::Damaged { path, why } => Self::Damaged {
+                path: path.clone(),
+                why: why.clone(),
+            },
+        }
+    }
+
     /// The stable code.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -67,13 +85,33 @@ impl LedgerError {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     folder: PathBuf,
+    group: Option<Arc<Group>>,
+}
+
+/// The ledger while its lock is held. The order matters: closing the file
+/// writes to it, so the lock goes last.
+#[derive(Debug)]
+pub(super) struct Open {
+    db: Database,
+    pub(super) transaction: Transaction,
+    lock: File,
 }
 
 /// One transaction: reads see what was committed before it and what it wrote.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Transaction {
     records: Vec<Record>,
     changed: Vec<(String, Option<Record>)>,
+    undo: Vec<Undo>,
+}
+
+/// How one change is taken back; the last one first.
+#[derive(Debug)]
+enum Undo {
+    Replaced(usize, Box<Record>),
+    Added,
+    Removed(usize, Box<Record>),
+    Nothing,
 }
 
 impl Transaction {
@@ -92,16 +130,47 @@ impl Transaction {
     /// Writes a record, new or not.
     pub fn put(&mut self, record: Record) {
         self.changed.push((record.id.clone(), Some(record.clone())));
-        match self.records.iter_mut().find(|r| r.id == record.id) {
-            Some(old) => *old = record,
-            None => self.records.push(record),
-        }
+        self.undo.push(match self.place(&record.id) {
+            Some(at) => {
+                let old = std::mem::replace(&mut self.records[at], record);
+                Undo::Replaced(at, Box::new(old))
+            }
+            None => {
+                self.records.push(record);
+                Undo::Added
+            }
+        });
     }
 
     /// Removes a record, if it is there.
     pub fn remove(&mut self, id: &str) {
         self.changed.push((id.to_owned(), None));
-        self.records.retain(|r| r.id != id);
+        self.undo.push(match self.place(id) {
+            Some(at) => Undo::Removed(at, Box::new(self.records.remove(at))),
+            None => Undo::Nothing,
+        });
+    }
+
+    fn place(&self, id: &str) -> Option<usize> {
+        self.records.iter().position(|r| r.id == id)
+    }
+
+    /// How much has been written so far.
+    pub(super) fn mark(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// Takes back what was written since that mark.
+    pub(super) fn roll_back(&mut self, mark: usize) {
+        self.changed.truncate(mark);
+        for undo in self.undo.drain(mark.min(self.undo.len())..).rev() {
+            match undo {
+                Undo::Replaced(at, old) => self.records[at] = *old,
+                Undo::Added => drop(self.records.pop()),
+                Undo::Removed(at, old) => self.records.insert(at, *old),
+                Undo::Nothing => {}
+            }
+        }
     }
 }
 
@@ -112,6 +181,18 @@ impl Ledger {
     pub fn new(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
+            group: None,
+        }
+    }
+
+    /// The same ledger for many threads: those that come together share a
+    /// commit, and reading costs nothing while nobody has written. Clones
+    /// share this.
+    #[must_use]
+    pub fn grouped(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            group: Some(Arc::default()),
         }
     }
 
@@ -131,18 +212,57 @@ impl Ledger {
         &self,
         decide: impl FnOnce(&mut Transaction) -> Result<T, E>,
     ) -> Result<T, E> {
+        if let Some(group) = &self.group {
+            return group.transact(self, decide);
+        }
+        let mut open = self.begin()?;
+        let value = decide(&mut open.transaction)?;
+        self.commit(open)?;
+        Ok(value)
+    }
+
+    /// Locks, opens, checks and reads it.
+    pub(super) fn begin(&self) -> Result<Open, LedgerError> {
         let lock = self.lock()?;
         let db = self.guarded(|| self.open(&lock))?;
         let records = self.guarded(|| self.read(&db))?;
-        let mut transaction = Transaction {
+        let transaction = Transaction {
             records,
-            changed: Vec::new(),
+            ..Transaction::default()
         };
-        let value = decide(&mut transaction)?;
-        if !transaction.changed.is_empty() {
-            self.guarded(|| self.write(&db, &transaction.changed))?;
+        Ok(Open {
+            db,
+            transaction,
+            lock,
+        })
+    }
+
+    /// Writes what was changed, if anything was, and lets go of it.
+    pub(super) fn commit(&self, open: Open) -> Result<(), LedgerError> {
+        let changed = &open.transaction.changed;
+        if changed.is_empty() {
+            return Ok(());
         }
-        Ok(value)
+        // Before the commit: a generation without one costs others a look, a
+        // commit without one would go unseen.
+        self.next_generation(&open.lock)
+            .map_err(|e| LedgerError::Io(self.folder.join(LOCK), e))?;
+        self.guarded(|| self.write(&open.db, changed))
+    }
+
+    fn next_generation(&self, lock: &File) -> io::Result<()> {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+        let next = now.max(read_generation(lock).saturating_add(1));
+        lock.write_all_at(&next.to_le_bytes(), 0)
+    }
+
+    /// A number that is another one after every commit, whoever made it;
+    /// `None` before the first.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        let lock = File::open(self.folder.join(LOCK)).ok()?;
+        Some(read_generation(&lock)).filter(|g| *g > 0)
     }
 
     /// All records, oldest first; none if there is no ledger yet.
@@ -150,10 +270,21 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn records(&self) -> Result<Vec<Record>, LedgerError> {
+        self.shared_records().map(Arc::unwrap_or_clone)
+    }
+
+    /// As [`records`](Self::records), not copied for each reader.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn shared_records(&self) -> Result<Arc<Vec<Record>>, LedgerError> {
         if !self.folder.join(LOCK).exists() {
-            return Ok(Vec::new());
+            return Ok(Arc::default());
         }
-        self.transact(|t| Ok(t.records.clone()))
+        match &self.group {
+            Some(group) => group.records(self),
+            None => Ok(Arc::new(self.begin()?.transaction.records)),
+        }
     }
 
     /// Sets the file aside, if there is one, and writes these records to a new
@@ -190,6 +321,7 @@ impl Ledger {
             .create(&self.folder)
             .map_err(folder)?;
         let lock = OpenOptions::new()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
@@ -314,6 +446,15 @@ impl Ledger {
     }
 }
 
+fn read_generation(lock: &File) -> u64 {
+    let mut bytes = [0; 8];
+    match lock.read_exact_at(&mut bytes, 0) {
+        Ok(()) => u64::from_le_bytes(bytes),
+        // Of a version before there were generations, or a new one.
+        Err(_) => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -384,11 +525,21 @@ mod tests {
 
     #[test]
     fn transactions_of_many_threads_see_each_other() {
+        three_of_eight(|dir| Ledger::new(dir));
+    }
+
+    #[test]
+    fn transactions_that_share_a_commit_see_each_other() {
+        let shared = std::sync::OnceLock::new();
+        three_of_eight(|dir| shared.get_or_init(|| Ledger::grouped(dir)).clone());
+    }
+
+    fn three_of_eight(open: impl Fn(&Path) -> Ledger) {
         let dir = tempfile::tempdir().unwrap();
         let taken = AtomicU32::new(0);
         thread::scope(|scope| {
             for n in 0..8 {
-                let (ledger, taken) = (Ledger::new(dir.path()), &taken);
+                let (ledger, taken) = (open(dir.path()), &taken);
                 scope.spawn(move || {
                     ledger
                         .transact(|t| {
@@ -405,6 +556,71 @@ mod tests {
         });
         assert_eq!(taken.into_inner(), 3);
         assert_eq!(Ledger::new(dir.path()).records().unwrap().len(), 3);
+    }
+
+    /// A refusal, or a panic, takes back its own writes and nobody else's.
+    #[test]
+    fn a_refusal_in_a_shared_commit_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::grouped(dir.path());
+        put(&ledger, "kept");
+        thread::scope(|scope| {
+            for n in 0..24 {
+                let ledger = ledger.clone();
+                scope.spawn(move || {
+                    let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                        ledger.transact(|t| {
+                            t.put(record(&format!("r{n}")));
+                            match n % 3 {
+                                0 => Ok(()),
+                                1 => {
+                                    t.remove("kept");
+                                    Err(LedgerError::Locked(PathBuf::new()))
+                                }
+                                _ => {
+                                    t.put(Record {
+                                        name: "spoilt".into(),
+                                        ..record("kept")
+                                    });
+                                    panic!("in the middle of a decision")
+                                }
+                            }
+                        })
+                    }));
+                    assert_eq!(matches!(result, Ok(Ok(()))), n % 3 == 0);
+                });
+            }
+        });
+        let mut there: Vec<Record> = Ledger::new(dir.path()).records().unwrap();
+        assert_eq!(there.len(), 9);
+        assert_eq!(there.remove(0), record("kept"));
+        assert!(
+            there
+                .iter()
+                .all(|r| r.id[1..].parse::<u32>().unwrap() % 3 == 0)
+        );
+    }
+
+    /// A reader with a mirror sees what another process commits.
+    #[test]
+    fn a_mirror_follows_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mirror, other) = (Ledger::grouped(dir.path()), Ledger::new(dir.path()));
+        assert_eq!(mirror.records().unwrap(), []);
+        for n in 0..20 {
+            put(&other, &format!("r{n}"));
+            assert_eq!(mirror.records().unwrap().len(), n + 1);
+        }
+        let (a, b) = (
+            mirror.shared_records().unwrap(),
+            mirror.shared_records().unwrap(),
+        );
+        assert!(
+            Arc::ptr_eq(&a, &b),
+            "nothing was written: nothing is read again"
+        );
+        other.rebuild(vec![record("only")]).unwrap();
+        assert_eq!(mirror.records().unwrap(), [record("only")]);
     }
 
     /// Bits flipped and tails cut all over the file: it is read right or it is

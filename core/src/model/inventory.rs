@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Manifest, NumaNode, Slot};
 
 /// One device's name in the whole machine: ids are unique within a plugin.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub struct DeviceRef {
     /// The plugin that reported it.
     pub plugin: String,
@@ -23,7 +26,7 @@ impl fmt::Display for DeviceRef {
 }
 
 /// A device and the plugin that it came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Device {
     /// The plugin that reported it.
     pub plugin: String,

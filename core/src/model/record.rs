@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Amount, DeviceRef, Edits};
 
 /// A part of one device granted to one workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Slice {
     /// The plugin that the device belongs to.
     pub plugin: String,
@@ -28,7 +29,7 @@ impl Slice {
 }
 
 /// Where a workload stands. Slices are held in every state but `Exited`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Intent: the slices are taken, nothing runs. If whoever wrote this is
@@ -56,7 +57,7 @@ impl State {
 }
 
 /// How a workload ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Exit {
     /// The exit code, 128 + n after signal n; `None` if nobody was there to
     /// see it (the monitor was killed, the machine restarted).
@@ -77,7 +78,7 @@ pub struct Exit {
 }
 
 /// What a workload used, as its cgroup counted. Absent: not measured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// CPU time of all its processes, µs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,7 +92,7 @@ pub struct Usage {
 }
 
 /// One workload and its allocation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// The allocation's id, also the workload's and the container's.
     pub id: String,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Amount, AmountError, EnforcementLevel};
@@ -11,7 +12,7 @@ use super::{Amount, AmountError, EnforcementLevel};
 pub const BASE_SLOTS: [&str; 2] = ["cpu", "mem"];
 
 /// What a caller asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// Amounts by the name of a slot (`cuda.shares`) or of a class (`gpu`). An
@@ -43,8 +44,29 @@ pub struct Request {
     pub min_level: Option<EnforcementLevel>,
 }
 
+impl Request {
+    /// A request for these amounts, as people write them: `("cpu", "0.5")`,
+    /// `("mem", "2GiB")`. Slots that are named `mem`, or end so, are counted in
+    /// bytes.
+    ///
+    /// # Errors
+    /// An amount that cannot be read.
+    pub fn of(amounts: &[(&str, &str)]) -> Result<Self, AmountTextError> {
+        let mut slots = BTreeMap::new();
+        for (slot, text) in amounts {
+            let bytes = *slot == "mem" || slot.ends_with(".mem");
+            let unit = if bytes { "byte" } else { "unit" };
+            slots.insert((*slot).to_owned(), parse_amount(text, slot, unit)?);
+        }
+        Ok(Self {
+            slots,
+            ..Self::default()
+        })
+    }
+}
+
 /// How devices are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// Keep large free shapes: the choice after which the most of what is
@@ -61,7 +83,7 @@ pub enum Policy {
 }
 
 /// What of a request lies near what.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Near {
     /// As near as can be: the best-connected devices, then the fewest NUMA

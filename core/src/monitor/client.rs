@@ -3,9 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::protocol::{Ask, Event, ExecRequest, Input};
 use super::streams::short;
@@ -14,22 +13,50 @@ use crate::launch::Folder;
 use crate::model::Exit;
 
 /// The receiving side of an attachment.
-#[derive(Debug)]
-pub struct Attached(OwnedReadHalf);
+pub struct Attached(Box<dyn AsyncRead + Send + Unpin>);
 
 /// The sending side of an attachment.
-#[derive(Debug)]
-pub struct Signalled(OwnedWriteHalf);
+pub struct Signalled(Box<dyn AsyncWrite + Send + Unpin>);
+
+impl std::fmt::Debug for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Attached")
+    }
+}
+
+impl std::fmt::Debug for Signalled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signalled")
+    }
+}
 
 /// Attaches to a workload: its output from now on, its end, its input.
 ///
 /// # Errors
 /// It has no monitor (any more).
 pub async fn attach(folder: &Folder) -> io::Result<(Attached, Signalled)> {
-    let (read, write) = ask(folder, &Ask::Attach).await?.into_split();
-    let mut attached = Attached(read);
-    match attached.next().await? {
-        Some(Event::Joined) => Ok((attached, Signalled(write))),
+    let (read, write) = open(folder, &Ask::Attach).await?.into_split();
+    Ok(joined(read, write))
+}
+
+/// The two sides of a connection that has joined a workload.
+pub(crate) fn joined(
+    read: impl AsyncRead + Send + Unpin + 'static,
+    write: impl AsyncWrite + Send + Unpin + 'static,
+) -> (Attached, Signalled) {
+    (Attached(Box::new(read)), Signalled(Box::new(write)))
+}
+
+/// A connection that has joined a workload: what follows are its events and
+/// its input.
+///
+/// # Errors
+/// It has no monitor (any more).
+pub(crate) async fn open(folder: &Folder, what: &Ask) -> io::Result<UnixStream> {
+    let mut stream = ask(folder, what).await?;
+    let first = frames::receive(&mut stream).await?;
+    match first.and_then(Event::decode) {
+        Some(Event::Joined) => Ok(stream),
         _ => Err(io::Error::other("the monitor does not speak as expected")),
     }
 }
@@ -58,10 +85,20 @@ pub async fn exec(
     folder: &Folder,
     request: ExecRequest,
 ) -> Result<(Attached, Signalled), ExecError> {
-    let (read, write) = ask(folder, &Ask::Exec(request)).await?.into_split();
-    let mut attached = Attached(read);
-    match attached.next().await? {
-        Some(Event::Joined) => Ok((attached, Signalled(write))),
+    let (read, write) = open_exec(folder, request).await?.into_split();
+    Ok(joined(read, write))
+}
+
+/// A connection to another command in a workload: what follows are its events
+/// and its input.
+pub(crate) async fn open_exec(
+    folder: &Folder,
+    request: ExecRequest,
+) -> Result<UnixStream, ExecError> {
+    let mut stream = ask(folder, &Ask::Exec(request)).await?;
+    let first = frames::receive(&mut stream).await?;
+    match first.and_then(Event::decode) {
+        Some(Event::Joined) => Ok(stream),
         Some(Event::Refused { code, message }) => Err(ExecError::Refused { code, message }),
         _ => Err(io::Error::other("the monitor does not speak as expected").into()),
     }
@@ -74,8 +111,8 @@ pub async fn exec(
 /// It has no monitor (any more).
 pub async fn stop(folder: &Folder, grace: Duration) -> io::Result<Exit> {
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-    let (read, _write) = ask(folder, &Ask::Stop { grace_ms }).await?.into_split();
-    let mut attached = Attached(read);
+    let (read, write) = ask(folder, &Ask::Stop { grace_ms }).await?.into_split();
+    let (mut attached, _input) = joined(read, write);
     loop {
         match attached.next().await? {
             Some(Event::Exit(exit)) => return Ok(*exit),

@@ -19,15 +19,18 @@ mod client;
 mod engine;
 mod exec;
 mod hub;
+mod log;
 mod process;
 mod protocol;
 mod serve;
 mod streams;
 
 pub use client::{Attached, ExecError, Signalled, attach, exec, stop};
+pub(crate) use client::{joined, open, open_exec};
+pub use log::{Log, LogLine};
 pub use process::main;
+pub(crate) use protocol::{Ask, Order, Report, Settings};
 pub use protocol::{Event, ExecRequest};
-pub(crate) use protocol::{Order, Report, Settings};
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -87,7 +90,10 @@ pub(crate) fn spawn(
             },
         ])
         .map_err(|e| failed(e.to_string()))?;
-    // Not waited for: it outlives this process, and belongs to init then.
-    command.spawn().map_err(|e| failed(e.to_string()))?;
+    // Not waited for here: it outlives this process, and belongs to init then.
+    // In an agent that lives longer, tokio reaps it.
+    tokio::process::Command::from(command)
+        .spawn()
+        .map_err(|e| failed(e.to_string()))?;
     Ok(ours)
 }

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -31,12 +30,12 @@ pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs a monitor: what `divvy monitor FOLDER [--adopt]` does; not for people.
 #[must_use]
-pub fn main(args: &[OsString]) -> ExitCode {
+pub fn main(args: &[OsString]) -> u8 {
     match prepare_process(args).and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("divvy monitor: {error}");
-            ExitCode::from(125)
+            125
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Exit;
@@ -62,7 +63,8 @@ pub(crate) enum Ask {
 
 /// Another command in a workload that runs: with its user, its rights and its
 /// variables.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ExecRequest {
     /// The command, not empty.
     pub command: Vec<String>,

@@ -8,14 +8,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use divvy_plugin::{
     Device, Discovery, Edits, ErrorCode, Manifest, OpenRequest, PluginError, PrepareRequest,
     ReleaseRequest, RestoreRequest, Samples, StartedRequest, WatchReply, WatchRequest,
 };
-use serde::Serialize;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 use tokio::process::Child;
 use tokio::sync::Mutex;
@@ -104,7 +106,7 @@ impl CallError {
 }
 
 /// Where a plugin stands, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "state", content = "why")]
 pub enum Status {
     /// Its host runs.
@@ -136,7 +138,13 @@ pub struct Client {
     /// nobody else waiting.
     watching: Mutex<Inner>,
     crashes: std::sync::Mutex<Crashes>,
+    calls: std::sync::Mutex<Calls>,
+    restarts: AtomicU64,
 }
+
+/// By operation and whether it went well: how many calls, and the time spent
+/// in them.
+type Calls = BTreeMap<(&'static str, bool), (u64, Duration)>;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -184,6 +192,8 @@ impl Client {
             inner: Mutex::default(),
             watching: Mutex::default(),
             crashes: std::sync::Mutex::new(crashes),
+            calls: std::sync::Mutex::default(),
+            restarts: AtomicU64::new(0),
         }
     }
 
@@ -193,10 +203,30 @@ impl Client {
         &self.name
     }
 
+    /// The identity of the plugin's file.
+    #[must_use]
+    pub fn identity(&self) -> (PathBuf, Option<[i128; 4]>) {
+        self.file.identity()
+    }
+
     /// The plugin's file.
     #[must_use]
     pub fn path(&self) -> &std::path::Path {
         &self.path
+    }
+
+    /// Its calls so far: by operation and whether it went well, how many there
+    /// were and the time spent in them, waiting for the host included.
+    pub fn calls(&self) -> BTreeMap<(&'static str, bool), (u64, Duration)> {
+        let calls = self.calls.lock();
+        calls
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    /// How many hosts ended and had to be replaced.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
     }
 
     /// What every new host is told is held.
@@ -357,10 +387,20 @@ impl Client {
         } else {
             &self.inner
         };
-        self.with_host(which, async |host: &mut Process, _: &Manifest| {
-            self.exchange(host, op, argument, deadline).await
-        })
-        .await
+        let began = Instant::now();
+        let answer = self
+            .with_host(which, async |host: &mut Process, _: &Manifest| {
+                self.exchange(host, op, argument, deadline).await
+            })
+            .await;
+        let mut calls = self
+            .calls
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (count, spent) = calls.entry((op.name(), answer.is_ok())).or_default();
+        *count += 1;
+        *spent += began.elapsed();
+        answer
     }
 
     /// Runs `work` with a live host; after a crash once more with a new one.
@@ -550,6 +590,7 @@ impl Client {
         let Some((host, _)) = inner.host.take() else {
             return "it has no host".into();
         };
+        self.restarts.fetch_add(1, Ordering::Relaxed);
         let pid = host.pid();
         let reason = match host.end(&broken).await {
             End::Gone(reason) => reason,

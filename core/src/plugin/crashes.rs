@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// So many crashes within [`WINDOW`] put a plugin in quarantine.
@@ -16,7 +17,7 @@ const WINDOW: Duration = Duration::from_secs(600);
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// One crash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Crash {
     /// When, ms since 1970.
     pub at_ms: u64,

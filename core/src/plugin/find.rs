@@ -59,6 +59,17 @@ impl PluginFile {
     pub fn name(&self) -> String {
         file_plugin_name(&self.path)
     }
+
+    /// What changes when another file takes its place, or it is written to:
+    /// device, inode, size, and when it was last written, ns.
+    #[must_use]
+    pub fn identity(&self) -> (PathBuf, Option<[i128; 4]>) {
+        let stat = rustix::fs::fstat(&self.fd).ok().map(|s| {
+            let written = i128::from(s.st_mtime) * 1_000_000_000 + i128::from(s.st_mtime_nsec);
+            [s.st_dev.into(), s.st_ino.into(), s.st_size.into(), written]
+        });
+        (self.path.clone(), stat)
+    }
 }
 
 pub(super) fn file_plugin_name(path: &Path) -> String {

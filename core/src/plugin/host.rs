@@ -7,7 +7,6 @@
 use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use divvy_plugin::__abi::{LibraryError, RErr, ROk, RStr, lib_header_from_path};
 use divvy_plugin::v1::{Instance, PluginV1_Ref, Reply};
@@ -20,19 +19,19 @@ use crate::{frames, sys};
 /// Runs a plugin host until the agent closes the channel. What `divvy
 /// plugin-host PARENT` does; not for people.
 #[must_use]
-pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
+pub fn main(args: &[std::ffi::OsString]) -> u8 {
     let channel = match prepare_process(args) {
         Ok(channel) => channel,
         Err(error) => {
             eprintln!("divvy plugin-host is started by the agent, not by hand: {error}");
-            return ExitCode::from(125);
+            return 125;
         }
     };
     match serve(channel) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("the channel to the agent broke: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }

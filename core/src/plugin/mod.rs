@@ -24,4 +24,4 @@ pub use client::{CallError, Client, Status};
 pub use crashes::{Crash, Crashes};
 pub use find::{FindError, PluginFile, find};
 pub use host::main as host_main;
-pub use set::{OpenError, Set, Settings};
+pub use set::{Answer, OpenError, Set, Settings, combine};

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use divvy_plugin::{Held, OpenRequest, RestoreRequest};
+use divvy_plugin::{Discovery, Held, OpenRequest, RestoreRequest};
 
 use super::client::{CallError, Client};
-use super::find::{self, FindError};
-use crate::model::{Device, Inventory, Record};
+use super::find::{self, FindError, PluginFile};
+use crate::model::{Device, Inventory, Manifest, Record};
 
 /// Where plugins are and what they are told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -140,44 +140,83 @@ impl Set {
     /// the second list and hides no other.
     pub async fn inventory(&self) -> (Inventory, Vec<(String, CallError)>) {
         let answers = futures_util::future::join_all(self.clients.iter().map(|client| async {
-            let manifest = client.manifest().await?;
-            Ok((manifest, client.discover().await?))
-        }))
-        .await;
-        let mut inventory = Inventory::default();
-        let mut failed = Vec::new();
-        let mut slots = BTreeSet::new();
-        for (client, answer) in self.clients.iter().zip(answers) {
-            let name = client.name().to_owned();
-            let (manifest, found) = match answer {
-                Ok(answer) => answer,
-                Err(error) => {
-                    failed.push((name, error));
-                    continue;
-                }
-            };
-            if let Some(taken) = manifest.slots.iter().find(|s| slots.contains(&s.name)) {
-                let why = format!("another plugin offers the slot {} already", taken.name);
-                failed.push((name.clone(), CallError::Unloadable { plugin: name, why }));
-                continue;
-            }
-            slots.extend(manifest.slots.iter().map(|s| s.name.clone()));
-            for warning in &found.warnings {
-                tracing::info!(plugin = name, "{warning}");
-            }
-            inventory
-                .numa_nodes
-                .extend(found.numa_nodes.into_iter().map(|n| (n.id, n)));
-            inventory
-                .devices
-                .extend(found.devices.into_iter().map(|device| Device {
-                    plugin: name.clone(),
-                    device,
-                }));
-            inventory.plugins.insert(name, manifest);
-        }
-        (inventory, failed)
+            let answer = async { Ok((client.manifest().await?, client.discover().await?)) };
+            Answer::of(client.name(), answer.await)
+        }));
+        combine(answers.await)
     }
+
+    /// Are the plugin files still the ones that this set was made of?
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let Ok(files) = find::find(&self.folder) else {
+            // Nobody can tell; what is loaded stays.
+            return true;
+        };
+        let now: Vec<_> = files.iter().flatten().map(PluginFile::identity).collect();
+        let then: Vec<_> = self.clients.iter().map(Client::identity).collect();
+        now == then
+    }
+}
+
+/// What one plugin said, and whether it can be reached.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The plugin.
+    pub plugin: String,
+    /// What it said, now or the last time.
+    pub found: Option<(Manifest, Discovery)>,
+    /// Why it does not answer.
+    pub error: Option<CallError>,
+}
+
+impl Answer {
+    fn of(plugin: &str, answer: Result<(Manifest, Discovery), CallError>) -> Self {
+        let (found, error) = match answer {
+            Ok(found) => (Some(found), None),
+            Err(error) => (None, Some(error)),
+        };
+        Self {
+            plugin: plugin.to_owned(),
+            found,
+            error,
+        }
+    }
+}
+
+/// The inventory that the answers make together, and whose failed.
+#[must_use]
+pub fn combine(answers: Vec<Answer>) -> (Inventory, Vec<(String, CallError)>) {
+    let mut inventory = Inventory::default();
+    let mut failed = Vec::new();
+    let mut slots = BTreeSet::new();
+    for answer in answers {
+        let name = answer.plugin;
+        failed.extend(answer.error.map(|error| (name.clone(), error)));
+        let Some((manifest, found)) = answer.found else {
+            continue;
+        };
+        if let Some(taken) = manifest.slots.iter().find(|s| slots.contains(&s.name)) {
+            let why = format!("another plugin offers the slot {} already", taken.name);
+            failed.push((name.clone(), CallError::Unloadable { plugin: name, why }));
+            continue;
+        }
+        slots.extend(manifest.slots.iter().map(|s| s.name.clone()));
+        for warning in &found.warnings {
+            tracing::info!(plugin = name, "{warning}");
+        }
+        inventory
+            .numa_nodes
+            .extend(found.numa_nodes.into_iter().map(|n| (n.id, n)));
+        inventory
+            .devices
+            .extend(found.devices.into_iter().map(|device| Device {
+                plugin: name.clone(),
+                device,
+            }));
+        inventory.plugins.insert(name, manifest);
+    }
+    (inventory, failed)
 }
 
 fn deadline(plugin: &str, value: Option<String>) -> Result<Duration, OpenError> {

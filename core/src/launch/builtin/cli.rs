@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -116,19 +115,19 @@ enum Call {
 }
 
 /// Reads the command line and answers it with an exit status.
-pub(super) fn run(args: Vec<OsString>) -> ExitCode {
+pub(super) fn run(args: Vec<OsString>) -> u8 {
     let name = OsString::from("divvy oci-runtime");
     let cli = match Cli::try_parse_from(std::iter::once(name).chain(args)) {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => {
             let _ = error.print();
-            return ExitCode::SUCCESS;
+            return 0;
         }
         Err(error) => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
             eprintln!("divvy oci-runtime: {}", line.trim_start_matches("error: "));
-            return FAILURE.into();
+            return FAILURE;
         }
     };
     let failure = if matches!(cli.call, Call::Exec { .. }) {
@@ -139,11 +138,11 @@ pub(super) fn run(args: Vec<OsString>) -> ExitCode {
     let result = std::panic::catch_unwind(|| prepare().and_then(|()| answer(&cli)))
         .unwrap_or_else(|panic| Err(Error::Bug(child::message(panic.as_ref()))));
     match result {
-        Ok(status) => status.into(),
+        Ok(status) => status,
         Err(error) => {
             report(&cli, &error.to_string());
             child::reap_failed();
-            failure.into()
+            failure
         }
     }
 }

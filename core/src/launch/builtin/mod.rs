@@ -49,14 +49,13 @@ mod signal;
 mod store;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 /// Runs one OCI runtime call; `args` is what follows `oci-runtime`.
 ///
 /// Call it before anything else in `main`, from a process that was started for
 /// this purpose: it must be the only thread, it changes the process's signal
 /// mask and umask, and its children must find no foreign state.
-pub fn main(args: Vec<OsString>) -> ExitCode {
+pub fn main(args: Vec<OsString>) -> u8 {
     child::guard_against_panics();
     cli::run(args)
 }

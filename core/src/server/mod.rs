@@ -1,0 +1,388 @@
+//! The agent as a process that lives long: `divvy agent`.
+//!
+//! It answers on a unix socket, from what the plugins said last and what the
+//! ledger says now, so a plugin that hangs holds up nobody who only looks. It
+//! picks up what others left at its start and every half minute, and follows
+//! the plugin folder. It holds no state that matters: killed at any moment, it
+//! loses nothing, and no container notices.
+//!
+//! * [`peer`](self): who asks, and what they may;
+//! * `routes`: the operations; `streams`: the answers that go on;
+//! * `feed`: what happened; `metrics`: what is counted;
+//!
+//! Operations that take or free something run on threads of their own
+//! ([`Server::work`]): the state machine waits for processes and for the disk.
+//! Those threads never end: a plugin host dies with the thread that started
+//! it (`PR_SET_PDEATHSIG`, prctl(2)).
+
+mod answer;
+mod feed;
+mod metrics;
+mod peer;
+mod routes;
+mod streams;
+
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::agent::events::{Look, differences};
+use crate::agent::{self, Agent, AgentError, Started, Watched};
+use crate::config::Config;
+use crate::launch::image::lookup_user;
+use crate::ledger::Ledger;
+use crate::model::Record;
+use crate::sys::now_ms;
+use feed::Feed;
+use metrics::Counters;
+use peer::{Peer, Rules};
+
+/// How often is looked whether somebody else wrote to the ledger.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often ledger, containers and plugins are compared.
+const RECONCILE: Duration = Duration::from_secs(30);
+/// How often the plugin folder is looked at.
+const RESCAN: Duration = Duration::from_secs(2);
+/// How long a workload may wait for its start.
+const WAITING: Duration = Duration::from_secs(60);
+/// How long the first answers of the plugins are waited for.
+const FIRST: Duration = Duration::from_secs(15);
+/// Operations at once; more wait for their turn.
+const THREADS: usize = 64;
+/// Threads that start processes must not end before them.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The long-lived agent.
+#[derive(Debug)]
+pub(crate) struct Server {
+    settings: agent::Settings,
+    ledger: Ledger,
+    rules: Rules,
+    feed: Feed,
+    counters: Counters,
+    started_ms: u64,
+    /// Replaced as a whole when the plugin files change.
+    agent: RwLock<Arc<Agent>>,
+    /// Has every plugin answered, or failed to?
+    ready: watch::Sender<bool>,
+    /// Workloads that are proven and wait for their start.
+    waiting: Mutex<HashMap<String, (Started, Instant)>>,
+    /// The last look, from which events are read off.
+    look: Mutex<Look>,
+}
+
+/// Runs the agent until it is told to end.
+///
+/// # Errors
+/// It cannot begin: its socket, its state folder, its plugin folder.
+pub fn main(settings: agent::Settings, config: &Config, socket: PathBuf) -> Result<(), AgentError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(THREADS)
+        .thread_keep_alive(FOREVER)
+        .enable_all()
+        .build()
+        .map_err(|e| AgentError::System("cannot start", e))?;
+    let result = runtime.block_on(serve(settings, config, &socket));
+    // Operations that still run are on their own: what they leave is picked up.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(
+    settings: agent::Settings,
+    config: &Config,
+    socket: &Path,
+) -> Result<(), AgentError> {
+    let rules = Rules {
+        admin_gid: group(config.agent.admin_group.as_deref())?,
+        host_network: config.agent.host_network.unwrap_or(false),
+    };
+    let gid = group(config.agent.group.as_deref())?;
+    let _only_one = only_one(&settings.state)?;
+    let ledger = Ledger::grouped(&settings.state);
+    let agent = Agent::resident(settings.clone(), ledger.clone())?;
+    let server = Arc::new(Server {
+        ledger,
+        rules,
+        feed: Feed::new(now_ms()),
+        counters: Counters::default(),
+        started_ms: now_ms(),
+        agent: RwLock::new(Arc::new(agent)),
+        ready: watch::Sender::new(false),
+        waiting: Mutex::default(),
+        look: Mutex::default(),
+        settings,
+    });
+    server.reconcile().await;
+    let listener = listen(socket, gid)?;
+    let app = routes::router(Arc::clone(&server)).into_make_service_with_connect_info::<Peer>();
+    let metrics = match config.agent.metrics {
+        Some(address) => {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener
+                .map_err(|e| AgentError::System("agent.metrics cannot be listened on", e))?;
+            Some(metrics::serve(listener, Arc::clone(&server)))
+        }
+        None => None,
+    };
+    tracing::info!("listening at {}", socket.display());
+    let mut ended = [SignalKind::terminate(), SignalKind::interrupt()]
+        .into_iter()
+        .filter_map(|kind| signal(kind).ok())
+        .collect::<Vec<_>>();
+    let told = futures_util::future::select_all(ended.iter_mut().map(|s| Box::pin(s.recv())));
+    let loops = Box::pin(async {
+        tokio::join!(
+            server.follow_plugins(),
+            server.observe(),
+            server.reconcile_for_ever(),
+            server.give_up_waiting(),
+            server.tell_readiness(),
+        );
+    });
+    tokio::select! {
+        result = axum::serve(listener, app) => {
+            result.map_err(|e| AgentError::System("the socket", e))?;
+        }
+        () = async { match metrics { Some(m) => m.await, None => std::future::pending().await } } => {}
+        () = loops => {}
+        _ = told => tracing::info!("told to end; workloads go on"),
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let _ = std::fs::remove_file(socket);
+    Ok(())
+}
+
+/// The group of this name.
+fn group(name: Option<&str>) -> Result<Option<u32>, AgentError> {
+    let Some(name) = name else { return Ok(None) };
+    let found = lookup_user(Path::new("/"), &format!("0:{name}"));
+    found.map(|u| Some(u.gid)).map_err(|_| {
+        AgentError::Denied(format!(
+            "the configuration names the group {name:?}, which does not exist: groupadd --system {name}"
+        ))
+    })
+}
+
+/// One agent a state folder: the lock ends with this process.
+fn only_one(state: &Path) -> Result<File, AgentError> {
+    let failed = |e| AgentError::System("the state folder cannot be used", e);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .map_err(failed)?;
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(state.join("agent.lock"))
+        .map_err(failed)?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        AgentError::Denied(format!(
+            "an agent for {} runs already: divvy doctor says where",
+            state.display()
+        ))
+    })?;
+    Ok(lock)
+}
+
+/// Listens, for root and the members of a group.
+fn listen(socket: &Path, gid: Option<u32>) -> Result<UnixListener, AgentError> {
+    let failed = |e| AgentError::System("the agent's socket cannot be made", e);
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(folder)
+            .map_err(failed)?;
+        // Whatever the umask.
+        std::fs::set_permissions(folder, Permissions::from_mode(0o750)).map_err(failed)?;
+        std::os::unix::fs::chown(folder, None, gid).map_err(failed)?;
+    }
+    // What an agent that was killed left: the lock says that none runs.
+    match std::fs::remove_file(socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    let mode = if gid.is_some() { 0o660 } else { 0o600 };
+    std::fs::set_permissions(socket, Permissions::from_mode(mode)).map_err(failed)?;
+    std::os::unix::fs::chown(socket, None, gid).map_err(failed)?;
+    Ok(listener)
+}
+
+impl Server {
+    /// The agent as of now.
+    fn agent(&self) -> Arc<Agent> {
+        let agent = self.agent.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&agent)
+    }
+
+    /// Waits until the plugins have been heard.
+    async fn known(&self) {
+        let mut ready = self.ready.subscribe();
+        // One that never answers must not keep the others from being used.
+        let _ = timeout(FIRST, ready.wait_for(|ready| *ready)).await;
+    }
+
+    /// Looks at what was seen last. No plugin is asked.
+    fn seen<T: Default>(&self, look: impl FnOnce(&Agent, &Watched) -> T) -> T {
+        let agent = self.agent();
+        // Ours always is.
+        agent.watched().map(|w| look(&agent, w)).unwrap_or_default()
+    }
+
+    /// Runs something of the state machine on a thread of its own.
+    async fn work<T: Send + 'static, F: Future<Output = Result<T, AgentError>>>(
+        &self,
+        work: impl FnOnce(Arc<Agent>) -> F + Send + 'static,
+    ) -> Result<T, AgentError> {
+        let agent = self.agent();
+        let handle = Handle::current();
+        let span = tracing::Span::current();
+        let thread = tokio::task::spawn_blocking(move || {
+            let _inside = span.enter();
+            handle.block_on(work(agent))
+        });
+        thread.await.unwrap_or_else(|e| {
+            self.counters.invariant_violated();
+            Err(AgentError::Panicked(e.to_string()))
+        })
+    }
+
+    /// All records, as of now.
+    async fn records(&self) -> Result<Arc<Vec<Record>>, AgentError> {
+        let ledger = self.ledger.clone();
+        let thread = tokio::task::spawn_blocking(move || ledger.shared_records());
+        match thread.await {
+            Ok(records) => Ok(records?),
+            Err(e) => Err(AgentError::Panicked(e.to_string())),
+        }
+    }
+
+    fn keep_waiting(&self, started: Started) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(started.record.id.clone(), (started, Instant::now()));
+    }
+
+    fn take_waiting(&self, id: &str) -> Option<Started> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.remove(id).map(|(started, _)| started)
+    }
+
+    /// Whoever asked for it is gone: its monitor takes it down.
+    async fn give_up_waiting(&self) {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.retain(|_, (_, since)| since.elapsed() < WAITING);
+        }
+    }
+
+    /// Follows the plugins' watch streams; anew, with another agent, when the
+    /// plugin files change.
+    async fn follow_plugins(&self) {
+        loop {
+            let agent = self.agent();
+            let changed = async {
+                loop {
+                    sleep(RESCAN).await;
+                    if !agent.plugins().is_current() {
+                        return;
+                    }
+                }
+            };
+            let follow = agent.follow(|| {
+                self.ready.send_replace(true);
+            });
+            tokio::select! {
+                () = follow => return,
+                () = changed => {}
+            }
+            match Agent::resident(self.settings.clone(), self.ledger.clone()) {
+                Ok(agent) => {
+                    tracing::info!("the plugin files have changed; they are loaded anew");
+                    self.ready.send_replace(false);
+                    let mut place = self.agent.write().unwrap_or_else(PoisonError::into_inner);
+                    *place = Arc::new(agent);
+                }
+                Err(error) => tracing::warn!("the plugin folder has changed, but {error}"),
+            }
+        }
+    }
+
+    /// Reads events off the ledger and the inventory.
+    async fn observe(&self) {
+        let mut first = true;
+        loop {
+            sleep(LOOK).await;
+            if !*self.ready.borrow() {
+                continue;
+            }
+            let Ok(records) = self.records().await else {
+                continue;
+            };
+            let (inventory, failed) = self.seen(|_, watched| watched.inventory());
+            let down = failed
+                .iter()
+                .filter(|(_, e)| !e.is_absent())
+                .map(|(plugin, e)| (plugin.clone(), e.to_string()))
+                .collect();
+            let now = Look {
+                records,
+                inventory,
+                down,
+            };
+            let before = {
+                let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut *look, now.clone())
+            };
+            self.counters.look(&now);
+            if !std::mem::take(&mut first) {
+                self.feed.publish(differences(&before, &now, now_ms()));
+            }
+        }
+    }
+
+    async fn reconcile_for_ever(&self) {
+        loop {
+            sleep(RECONCILE).await;
+            self.reconcile().await;
+        }
+    }
+
+    /// Picks up what others left behind.
+    async fn reconcile(&self) {
+        let before = self.records().await.ok();
+        let recovered = self
+            .work(|agent| async move { agent.recover().await })
+            .await;
+        if let Err(error) = recovered {
+            tracing::warn!("what others left cannot be picked up: {error}");
+        }
+        let after = self.records().await.ok();
+        if before != after {
+            self.counters.drifted();
+        }
+    }
+
+    async fn tell_readiness(&self) {
+        self.known().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        std::future::pending::<()>().await;
+    }
+}

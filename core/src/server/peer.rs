@@ -1,0 +1,181 @@
+//! Who asks: known from the socket, never from what they say.
+
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixListener;
+
+use crate::agent::{AgentError, RootRequest, RunRequest};
+use crate::launch::Identity;
+use crate::launch::image::lookup_user;
+use crate::model::Record;
+
+/// The process at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Peer(Option<Identity>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let Ok(credentials) = stream.io().peer_cred() else {
+            return Self(None);
+        };
+        let known = lookup_user(Path::new("/"), &credentials.uid().to_string());
+        Self(Some(Identity {
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+            groups: known.map(|u| u.additional_gids).unwrap_or_default(),
+        }))
+    }
+}
+
+/// What the configuration says of who may what.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rules {
+    /// Members may see and end everybody's workloads.
+    pub(super) admin_gid: Option<u32>,
+    /// May others use the host's network?
+    pub(super) host_network: bool,
+}
+
+impl Peer {
+    /// May it see and do everything?
+    pub(super) fn is_admin(&self, rules: &Rules) -> bool {
+        self.0.as_ref().is_some_and(|who| {
+            let member = |gid| who.gid == gid || who.groups.contains(&gid);
+            who.uid == 0 || rules.admin_gid.is_some_and(member)
+        })
+    }
+
+    /// May it know of this workload, and act on it?
+    pub(super) fn may(&self, rules: &Rules, record: &Record) -> bool {
+        self.owns(record.owner) || self.is_admin(rules)
+    }
+
+    /// Is it this user?
+    pub(super) fn owns(&self, uid: u32) -> bool {
+        self.0.as_ref().is_some_and(|who| who.uid == uid)
+    }
+
+    /// Makes a request this peer's own. Root may ask for others; anybody else
+    /// asks for itself: the job runs as the caller, and sees of the host what
+    /// the caller can.
+    pub(super) fn own(&self, rules: &Rules, request: &mut RunRequest) -> Result<(), AgentError> {
+        let Some(who) = &self.0 else {
+            return Err(AgentError::Denied("nobody knows who asks".into()));
+        };
+        if who.uid == 0 {
+            return Ok(());
+        }
+        request.caller = who.clone();
+        let own_user = format!("{}:{}", who.uid, who.gid);
+        match &request.user {
+            Some(user) if *user != own_user && *user != who.uid.to_string() => {
+                return Err(AgentError::Denied(format!(
+                    "--user {user}: only root may run a job as somebody else"
+                )));
+            }
+            _ => request.user = Some(own_user),
+        }
+        if request.network == crate::launch::Network::Host && !rules.host_network {
+            return Err(AgentError::Denied(
+                "the host's network is closed to others than root: agent.host_network in the configuration".into(),
+            ));
+        }
+        let paths = request.mounts.iter().map(|m| &m.source);
+        let root = match &request.root {
+            RootRequest::Host { current } => Some(current),
+            RootRequest::Folder(path) | RootRequest::Image { path, .. } => Some(path),
+            RootRequest::Engine { .. } => None,
+        };
+        for path in paths.chain(root) {
+            reach(who, path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Could this user open the path itself? What root opens for somebody must not
+/// be more than that.
+fn reach(who: &Identity, path: &Path) -> Result<(), AgentError> {
+    use std::os::unix::fs::MetadataExt;
+    let denied =
+        |path: &Path| AgentError::Denied(format!("{}: you may not read it", path.display()));
+    let real = path.canonicalize().map_err(|_| denied(path))?;
+    let mut ancestors: Vec<PathBuf> = real.ancestors().map(Path::to_owned).collect();
+    ancestors.reverse();
+    for (depth, step) in ancestors.iter().enumerate() {
+        let meta = std::fs::symlink_metadata(step).map_err(|_| denied(path))?;
+        let shift = if meta.uid() == who.uid {
+            6
+        } else if meta.gid() == who.gid || who.groups.contains(&meta.gid()) {
+            3
+        } else {
+            0
+        };
+        let last = depth + 1 == ancestors.len();
+        let needed = match (last, meta.is_dir()) {
+            (false, _) => 0o1,
+            (true, true) => 0o5,
+            (true, false) => 0o4,
+        };
+        if meta.mode() >> shift & needed != needed {
+            return Err(denied(path));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(uid: u32) -> Peer {
+        Peer(Some(Identity {
+            uid,
+            gid: uid,
+            groups: vec![50],
+        }))
+    }
+
+    #[test]
+    fn others_ask_for_themselves_alone() {
+        let rules = Rules::default();
+        let mut request = RunRequest {
+            root: RootRequest::Host {
+                current: "/usr".into(),
+            },
+            ..RunRequest::default()
+        };
+        user(1234).own(&rules, &mut request).unwrap();
+        assert_eq!(request.caller.uid, 1234);
+        assert_eq!(request.user.as_deref(), Some("1234:1234"));
+        request.user = Some("root".into());
+        let refused = user(1234).own(&rules, &mut request).unwrap_err();
+        assert_eq!(refused.code(), "denied");
+        request.user = None;
+        request.network = crate::launch::Network::Host;
+        assert!(user(1234).own(&rules, &mut request).is_err());
+        request.network = crate::launch::Network::None;
+        request.root = RootRequest::Folder("/root".into());
+        let closed = std::fs::metadata("/root").is_ok_and(|m| {
+            use std::os::unix::fs::MetadataExt;
+            m.mode() & 0o005 == 0
+        });
+        assert_eq!(user(1234).own(&rules, &mut request).is_err(), closed);
+        // Root may ask for anybody.
+        request.user = Some("root".into());
+        user(0).own(&rules, &mut request).unwrap();
+    }
+
+    #[test]
+    fn admins_are_root_and_the_group() {
+        let rules = Rules {
+            admin_gid: Some(50),
+            ..Rules::default()
+        };
+        assert!(user(0).is_admin(&Rules::default()));
+        assert!(!user(7).is_admin(&Rules::default()));
+        assert!(user(7).is_admin(&rules));
+        assert!(!Peer(None).is_admin(&rules));
+    }
+}
