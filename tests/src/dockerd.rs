@@ -69,8 +69,11 @@ impl Dockerd {
             .create(true)
             .open(at("log"))
             .expect("a file");
-        // What an engine that was killed has left.
-        let _ = fs::remove_file(at("pid"));
+        // What an engine that was killed has left: it takes any process of that
+        // number for the one it started, a dead one too.
+        for left in ["pid", "exec/containerd/containerd.pid"] {
+            let _ = fs::remove_file(at(left));
+        }
         let mut command = Command::new("dockerd");
         command
             .env("PATH", path())

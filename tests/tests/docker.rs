@@ -66,10 +66,10 @@ fn codes_streams_and_input_are_the_commands_own() {
         "{apart}"
     );
 
-    let text: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
-    let through = docked.job("-i --rm", "cat").input(&text).run().succeeds();
+    let lines: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
+    let through = docked.job("-i --rm", "cat").input(&lines).run().succeeds();
     assert!(
-        through.stdout == text,
+        through.stdout == lines,
         "{} bytes came out",
         through.stdout.len()
     );
@@ -80,19 +80,12 @@ fn codes_streams_and_input_are_the_commands_own() {
     let all = records(&docked.machine);
     assert_eq!(all.len(), 1, "with --rm nothing is remembered: {all:#?}");
     assert_eq!(all[0]["launcher"], "docker");
-    assert!(
-        text_of(&all[0]["runtime"]).starts_with("Docker "),
-        "{all:#?}"
-    );
-    let name = text_of(&all[0]["name"]).to_owned();
+    assert!(text(&all[0]["runtime"]).starts_with("Docker "), "{all:#?}");
+    let name = text(&all[0]["name"]).to_owned();
     let logs = docked.divvy("logs").arg(&name).run().succeeds();
     assert_eq!((&*logs.stdout, &*logs.stderr), ("out\n", "err\n"));
     docked.divvy("rm").arg(&name).run().succeeds();
     docked.nothing_is_left();
-}
-
-fn text_of(value: &Value) -> &str {
-    text(value)
 }
 
 #[test]
@@ -696,11 +689,10 @@ fn a_hostile_image_gets_nothing_more() {
             fs::remove_dir(root.join(name)).unwrap();
             symlink(&trap, root.join(name)).unwrap();
         });
-        docked
-            .job("", "true")
-            .run()
-            .exits(125)
-            .complains("symbolic link");
+        let said = docked
+            .job("--rm", "ls /dev; echo x > /sys/x; echo x > /dev/x")
+            .run();
+        assert!(said.stdout.contains("null"), "{said}");
         assert_eq!(fs::read_dir(&trap).unwrap().count(), 0, "{name} led out");
     }
     docked

@@ -28,7 +28,7 @@ use super::protocol::{Event, ExecRequest, Input};
 use super::serve::Workload;
 use super::streams::Writer;
 use crate::agent::AgentError;
-use crate::launch::docker::{self, Handle, OnEngine, Output, Standing};
+use crate::launch::docker::{self, Handle, Kind, OnEngine, Output, Standing};
 use crate::launch::{Cgroup, Container, Folder, init_args};
 
 /// How long an engine that went away may take to come back, once the container
@@ -72,7 +72,10 @@ async fn try_make(folder: &Folder, container: &Container, on: &OnEngine) -> Resu
     let body = folder.body().map_err(|e| e.to_string())?;
     let handle = on.handle(&container.id).map_err(|e| e.to_string())?;
     handle.create(body).await.map_err(|e| e.to_string())?;
-    handle.check_root().await.map_err(|e| e.to_string())?;
+    // Docker puts folders in the place of such links itself.
+    if on.kind == Kind::Podman {
+        handle.check_root().await.map_err(|e| e.to_string())?;
+    }
     // Before it can print a word.
     let attached = handle.attach(container.stdin).await;
     let (output, input) = attached.map_err(|e| e.to_string())?;
