@@ -3,6 +3,7 @@
 //! figure means. A figure over its target is reported, never an error.
 
 mod allocate;
+mod docker;
 mod figures;
 mod launch;
 mod ledger;
@@ -35,13 +36,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     allocate::bench(&mut criterion, &figures)?;
     criterion.final_summary();
 
-    let verdict = if selected(&args, launch::NAME) {
-        launch::bench(&place, &figures)?
-    } else {
-        None
-    };
+    let mut verdicts = Vec::new();
+    if selected(&args, launch::NAME) {
+        verdicts.extend(launch::bench(&place, &figures)?);
+    }
+    if selected(&args, docker::NAME) {
+        verdicts.extend(docker::bench(&place, &figures)?);
+    }
     println!("\n{figures}");
-    if let Some(verdict) = verdict {
+    for verdict in verdicts {
         println!("{verdict}");
     }
     Ok(())
