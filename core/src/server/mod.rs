@@ -47,8 +47,9 @@ use feed::Feed;
 use metrics::Counters;
 use peer::{Peer, Rules};
 
-/// How often is looked whether somebody else wrote to the ledger.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often is looked whether somebody wrote to the ledger or a plugin said
+/// something: what lasts less may be missed among the events.
+const LOOK: Duration = Duration::from_millis(20);
 /// How often ledger, containers and plugins are compared.
 const RECONCILE: Duration = Duration::from_secs(30);
 /// How often the plugin folder is looked at.
@@ -335,11 +336,18 @@ impl Server {
     /// Reads events off the ledger and the inventory.
     async fn observe(&self) {
         let mut first = true;
+        let mut seen = None;
         loop {
             sleep(LOOK).await;
             if !*self.ready.borrow() {
                 continue;
             }
+            let plugins = self.seen(|_, watched| *watched.changes().borrow());
+            let now = Some((self.ledger.generation(), plugins));
+            if seen == now {
+                continue;
+            }
+            seen = now;
             let Ok(records) = self.records().await else {
                 continue;
             };
