@@ -142,12 +142,26 @@ mod tests {
     fn everything_may_be_left_out_and_nothing_made_up() {
         assert_eq!(Config::parse(""), Ok(Config::default()));
         let unknown = Config::parse("[agent]\nsockt = \"/x\"").unwrap_err();
-        assert!(unknown.contains("unknown field `sockt`") && unknown.contains("line 2"), "{unknown}");
-        assert!(Config::parse("[agent]\nmetrics = \"0.0.0.0:1\"").unwrap_err().contains("loopback"));
-        assert!(Config::parse("state = \"here\"").unwrap_err().contains("absolute"));
+        assert!(
+            unknown.contains("unknown field `sockt`") && unknown.contains("line 2"),
+            "{unknown}"
+        );
+        assert!(
+            Config::parse("[agent]\nmetrics = \"0.0.0.0:1\"")
+                .unwrap_err()
+                .contains("loopback")
+        );
+        assert!(
+            Config::parse("state = \"here\"")
+                .unwrap_err()
+                .contains("absolute")
+        );
         let full = "state = \"/s\"\nplugin_dir = \"/p\"\n[agent]\ngroup = \"divvy\"\nmetrics = \"127.0.0.1:9\"\n[plugins.cpu]\nreserved_cores = 1\nroot = \"/r\"\n";
         let config = Config::parse(full).unwrap();
-        let cpu: Vec<String> = config.plugins["cpu"].values().map(ToString::to_string).collect();
+        let cpu: Vec<String> = config.plugins["cpu"]
+            .values()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(cpu, ["1", "/r"]);
     }
 }

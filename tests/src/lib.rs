@@ -18,7 +18,7 @@ pub mod needs;
 pub mod rootfs;
 
 pub use command::{Divvy, Output, Running};
-pub use machine::{Machine, eventually, hosts_of};
+pub use machine::{Agent, Machine, eventually, hosts_of};
 
 /// Ends a test, loudly, on a machine that lacks something:
 /// `requires!(runc, root);`. See [`needs`].

@@ -140,7 +140,9 @@ pub enum AgentError {
     #[error("{}", .0.message)]
     Remote(Box<Fault>),
     /// The agent that was asked cannot be reached, or does not answer.
-    #[error("the agent at {socket} {why}; see whether it runs: systemctl status divvy; --socket none does without it")]
+    #[error(
+        "the agent at {socket} {why}; see whether it runs: systemctl status divvy; --socket none does without it"
+    )]
     NoAgent {
         /// Where it should listen.
         socket: String,

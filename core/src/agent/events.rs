@@ -90,10 +90,15 @@ fn workloads(before: &Look, after: &Look, at_ms: u64, events: &mut Vec<Event>) {
 fn said(record: &Record) -> String {
     match (record.state, &record.exit) {
         (State::Exited, Some(exit)) => {
-            let code = exit
-                .code
-                .map_or_else(|| "without a known exit code".into(), |c| format!("with {c}"));
-            let memory = if exit.out_of_memory { ", out of memory" } else { "" };
+            let code = exit.code.map_or_else(
+                || "without a known exit code".into(),
+                |c| format!("with {c}"),
+            );
+            let memory = if exit.out_of_memory {
+                ", out of memory"
+            } else {
+                ""
+            };
             format!("it ended {code}{memory}")
         }
         (State::Exited, None) => "it ended".into(),
@@ -134,7 +139,11 @@ fn devices(before: &Look, after: &Look, at_ms: u64, events: &mut Vec<Event>) {
         }
     }
     for name in old.keys().filter(|name| !new.contains_key(name)) {
-        event(name, "removed", "its plugin does not report it any more".into());
+        event(
+            name,
+            "removed",
+            "its plugin does not report it any more".into(),
+        );
     }
 }
 

@@ -21,6 +21,7 @@ mod decide;
 mod documents;
 mod error;
 pub mod events;
+mod hold;
 mod recover;
 mod request;
 mod run;
@@ -30,10 +31,9 @@ mod view;
 mod watch;
 
 pub use decide::Decision;
-pub use documents::{
-    Devices, FailedPlugin, Holding, OfferedSlot, PluginView, Plugins, Workloads,
-};
+pub use documents::{Devices, FailedPlugin, Holding, OfferedSlot, PluginView, Plugins, Workloads};
 pub use error::AgentError;
+pub use hold::AllocateRequest;
 pub use request::{RootRequest, RunRequest};
 pub use run::Started;
 pub use settle::settle;

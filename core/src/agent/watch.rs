@@ -184,7 +184,11 @@ impl Seen {
         stuck: bool,
         now: u64,
     ) -> bool {
-        let before = (self.answer.found.clone(), self.answer.error.clone(), self.stuck);
+        let before = (
+            self.answer.found.clone(),
+            self.answer.error.clone(),
+            self.stuck,
+        );
         match found {
             Ok(found) => {
                 self.answer.found = Some(found);

@@ -42,38 +42,166 @@ pub struct Operation {
     pub gives: &'static str,
 }
 
-const START: (&str, &str) = ("start", "true: let it run at once; what it prints before somebody attaches is in its log alone");
+const START: (&str, &str) = (
+    "start",
+    "true: let it run at once; what it prints before somebody attaches is in its log alone",
+);
 const FORCE: (&str, &str) = ("force", "true: stop it first");
 const FOLLOW: (&str, &str) = ("follow", "true: go on until it ends");
 const UNTIL: (&str, &str) = ("follow", "false: end with what is known now");
-const AFTER: (&str, &str) = ("after", "only events after this id; the header Last-Event-ID does the same");
+const AFTER: (&str, &str) = (
+    "after",
+    "only events after this id; the header Last-Event-ID does the same",
+);
 
 /// Every operation there is.
-pub const OPERATIONS: [Operation; 16] = [
+pub const OPERATIONS: [Operation; 17] = [
     get("version", "/v1/version", "Who answers here", "Version"),
-    get("openapi", "/v1/openapi.json", "This document", "application/json"),
-    get("devices", "/v1/devices", "What there is, and what is free of it; answered from what the plugins said last", "Devices"),
-    get("plugins", "/v1/plugins", "The plugins, what they offer, and what is wrong with them", "Plugins"),
-    post("fit", "/v1/fit", "Would this fit now, and where", Some("Request"), "Decision"),
-    get("workloads", "/v1/workloads", "The caller's workloads; root's and admins': all", "Workloads"),
-    Operation { query: &[START], ..post("run", "/v1/workloads", "Allocate, make and prove a workload; it waits for its start for a minute, and is undone then", Some("RunRequest"), "Created") },
+    get(
+        "openapi",
+        "/v1/openapi.json",
+        "This document",
+        "application/json",
+    ),
+    get(
+        "devices",
+        "/v1/devices",
+        "What there is, and what is free of it; answered from what the plugins said last",
+        "Devices",
+    ),
+    get(
+        "plugins",
+        "/v1/plugins",
+        "The plugins, what they offer, and what is wrong with them",
+        "Plugins",
+    ),
+    post(
+        "fit",
+        "/v1/fit",
+        "Would this fit now, and where",
+        Some("Request"),
+        "Decision",
+    ),
+    get(
+        "workloads",
+        "/v1/workloads",
+        "The caller's workloads; root's and admins': all",
+        "Workloads",
+    ),
+    Operation {
+        query: &[START],
+        ..post(
+            "run",
+            "/v1/workloads",
+            "Allocate, make and prove a workload; it waits for its start for a minute, and is undone then",
+            Some("RunRequest"),
+            "Created",
+        )
+    },
+    post(
+        "allocate",
+        "/v1/allocations",
+        "Take slices without starting anything; the record has the edits that give them to a process. DELETE /v1/workloads/{name}?force=true lets go of them",
+        Some("AllocateRequest"),
+        "Record",
+    ),
     get("workload", "/v1/workloads/{name}", "One workload", "Record"),
-    Operation { method: "delete", query: &[FORCE], ..get("remove", "/v1/workloads/{name}", "Forget a workload that has ended", "Removed") },
-    post("start", "/v1/workloads/{name}/start", "Let a workload run that was made and waits", None, "Record"),
-    post("stop", "/v1/workloads/{name}/stop", "Its stop signal, then SIGKILL after the grace; answers when it has ended", Some("StopRequest"), "Ended"),
-    get("wait", "/v1/workloads/{name}/wait", "Answers when it has ended and its slices are free", "Ended"),
-    Operation { query: &[FOLLOW], ..get("logs", "/v1/workloads/{name}/logs", "What it printed: a JSON document a line", "application/x-ndjson") },
-    post("attach", "/v1/workloads/{name}/attach", "Upgrades to divvy-frames: its output from now on, its input, signals and end", None, "application/octet-stream"),
-    Operation { query: &[AFTER, UNTIL], ..get("events", "/v1/events", "What happens, as server-sent events", "text/event-stream") },
-    get("metrics", "/metrics", "Metrics in the OpenMetrics text format; root and admins alone", "application/openmetrics-text"),
+    Operation {
+        method: "delete",
+        query: &[FORCE],
+        ..get(
+            "remove",
+            "/v1/workloads/{name}",
+            "Forget a workload that has ended",
+            "Removed",
+        )
+    },
+    post(
+        "start",
+        "/v1/workloads/{name}/start",
+        "Let a workload run that was made and waits",
+        None,
+        "Record",
+    ),
+    post(
+        "stop",
+        "/v1/workloads/{name}/stop",
+        "Its stop signal, then SIGKILL after the grace; answers when it has ended",
+        Some("StopRequest"),
+        "Ended",
+    ),
+    get(
+        "wait",
+        "/v1/workloads/{name}/wait",
+        "Answers when it has ended and its slices are free",
+        "Ended",
+    ),
+    Operation {
+        query: &[FOLLOW],
+        ..get(
+            "logs",
+            "/v1/workloads/{name}/logs",
+            "What it printed: a JSON document a line",
+            "application/x-ndjson",
+        )
+    },
+    post(
+        "attach",
+        "/v1/workloads/{name}/attach",
+        "Upgrades to divvy-frames: its output from now on, its input, signals and end",
+        None,
+        "application/octet-stream",
+    ),
+    Operation {
+        query: &[AFTER, UNTIL],
+        ..get(
+            "events",
+            "/v1/events",
+            "What happens, as server-sent events",
+            "text/event-stream",
+        )
+    },
+    get(
+        "metrics",
+        "/metrics",
+        "Metrics in the OpenMetrics text format; root and admins alone",
+        "application/openmetrics-text",
+    ),
 ];
 
-const fn get(id: &'static str, path: &'static str, summary: &'static str, gives: &'static str) -> Operation {
-    Operation { id, method: "get", path, summary, query: &[], takes: None, gives }
+const fn get(
+    id: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    gives: &'static str,
+) -> Operation {
+    Operation {
+        id,
+        method: "get",
+        path,
+        summary,
+        query: &[],
+        takes: None,
+        gives,
+    }
 }
 
-const fn post(id: &'static str, path: &'static str, summary: &'static str, takes: Option<&'static str>, gives: &'static str) -> Operation {
-    Operation { id, method: "post", path, summary, query: &[], takes, gives }
+const fn post(
+    id: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    takes: Option<&'static str>,
+    gives: &'static str,
+) -> Operation {
+    Operation {
+        id,
+        method: "post",
+        path,
+        summary,
+        query: &[],
+        takes,
+        gives,
+    }
 }
 
 /// Who answers.
@@ -115,7 +243,9 @@ fn ten_seconds() -> u64 {
 
 impl Default for StopRequest {
     fn default() -> Self {
-        Self { grace_ms: ten_seconds() }
+        Self {
+            grace_ms: ten_seconds(),
+        }
     }
 }
 

@@ -5,10 +5,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::{
-    Created, Ended, Failed, OPERATIONS, Operation, Removed, StopRequest, Version,
-};
-use crate::agent::{Decision, Devices, Plugins, RunRequest, Workloads};
+use super::{Created, Ended, Failed, OPERATIONS, Operation, Removed, StopRequest, Version};
+use crate::agent::{AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads};
 use crate::model::{Record, Request};
 
 /// The document: OpenAPI 3.1, whose schemas are JSON Schema 2020-12.
@@ -49,8 +47,20 @@ fn schemas(generator: &mut SchemaGenerator) -> Map<String, Value> {
         )+};
     }
     register!(
-        Created, Decision, Devices, Ended, Failed, Plugins, Record, Removed, Request,
-        RunRequest, StopRequest, Version, Workloads
+        AllocateRequest,
+        Created,
+        Decision,
+        Devices,
+        Ended,
+        Failed,
+        Plugins,
+        Record,
+        Removed,
+        Request,
+        RunRequest,
+        StopRequest,
+        Version,
+        Workloads
     );
     names
 }
@@ -75,7 +85,7 @@ fn describe(operation: &Operation, names: &Map<String, Value>) -> Value {
     }
     let good = match operation.id {
         "attach" => "101",
-        "run" => "201",
+        "run" | "allocate" => "201",
         _ => "200",
     };
     let mut described = json!({
@@ -109,7 +119,10 @@ mod tests {
             std::fs::write(path, &text).unwrap();
         }
         let published = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(published == text, "docs/openapi.json is old: DIVVY_BLESS=1 cargo test -p divvy openapi");
+        assert!(
+            published == text,
+            "docs/openapi.json is old: DIVVY_BLESS=1 cargo test -p divvy openapi"
+        );
     }
 
     /// Every type that an operation names is described, and every reference
@@ -120,7 +133,10 @@ mod tests {
         for operation in &OPERATIONS {
             for name in operation.takes.iter().chain([&operation.gives]) {
                 let media = name.contains('/');
-                assert!(media || !document["components"]["schemas"][name].is_null(), "{name}");
+                assert!(
+                    media || !document["components"]["schemas"][name].is_null(),
+                    "{name}"
+                );
             }
         }
         fn walk(value: &Value, whole: &Value) {

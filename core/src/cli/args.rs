@@ -91,14 +91,15 @@ impl Global {
         let exe = std::env::current_exe()
             .map_err(|e| agent::AgentError::System("cannot find divvy's own executable", e))?;
         let config = Config::load(self.config.as_deref()).map_err(agent::AgentError::from)?;
-        let mut builder = Builder::default()
-            .exe(exe)
-            .config(config)
-            .socket(match self.socket.as_str() {
-                "auto" => Socket::Auto,
-                "none" => Socket::None,
-                path => Socket::At(path.into()),
-            });
+        let mut builder =
+            Builder::default()
+                .exe(exe)
+                .config(config)
+                .socket(match self.socket.as_str() {
+                    "auto" => Socket::Auto,
+                    "none" => Socket::None,
+                    path => Socket::At(path.into()),
+                });
         if let Some(state) = &self.state {
             builder = builder.state(state);
         }

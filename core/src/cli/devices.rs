@@ -81,7 +81,11 @@ fn show<'a>(
 
 fn health(view: &DeviceView) -> String {
     let health = &view.device.device.health;
-    let word = if view.stuck { "stuck" } else { word(health.state) };
+    let word = if view.stuck {
+        "stuck"
+    } else {
+        word(health.state)
+    };
     match (&health.reason, &view.closed) {
         (Some(reason), _) => format!("{word}: {}", printable(reason)),
         (None, Some(closed)) => format!("closed: {}", printable(closed)),

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::args::{Global, Ps};
-use super::output::{Failure, ago, amounts, print_json, print_table, printable, table};
 use super::divvy;
+use super::output::{Failure, ago, amounts, print_json, print_table, printable, table};
 use crate::model::{Record, State};
 
 pub(super) async fn run(global: &Global, args: &Ps) -> Result<u8, Failure> {

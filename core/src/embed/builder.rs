@@ -182,11 +182,15 @@ impl Builder {
             // Nobody listens, or what is left of one that was killed.
             Err(e) if matches!(e.kind(), NotFound | ConnectionRefused) && !must => return Ok(None),
             // Another user's state folder: the verb itself says who may.
-            Err(e) if e.kind() == PermissionDenied && !must && settings.state != Path::new(STATE) => {
+            Err(e)
+                if e.kind() == PermissionDenied && !must && settings.state != Path::new(STATE) =>
+            {
                 return Ok(None);
             }
             Err(e) if e.kind() == PermissionDenied => {
-                return Err(none("may not be used by you: ask to be in its group".into()));
+                return Err(none(
+                    "may not be used by you: ask to be in its group".into(),
+                ));
             }
             Err(e) => return Err(none(format!("cannot be reached: {e}"))),
         }
@@ -205,7 +209,10 @@ impl Builder {
         if self.set.is_empty() && same_plugins && (same_state || must) {
             return Ok(Some(client));
         }
-        tracing::info!("the agent at {} has other settings: not asked", socket.display());
+        tracing::info!(
+            "the agent at {} has other settings: not asked",
+            socket.display()
+        );
         Ok(None)
     }
 }

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use crate::agent::events::Event;
 use crate::agent::{
-    Agent, AgentError, Decision, Devices, Plugins, RunRequest, Workloads, pick,
+    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads, pick,
 };
 use crate::api::{self, Client, Created, Ended, Removed, StopRequest, Version};
 use crate::model::{Exit, Record, Request};
@@ -159,6 +159,19 @@ impl Divvy {
         }
     }
 
+    /// Takes slices without starting anything: for programs that start their
+    /// jobs themselves. The record has the edits that give the slices to a
+    /// process; [`stop`](Self::stop) lets go of them.
+    ///
+    /// # Errors
+    /// Why they cannot be had.
+    pub async fn allocate(&self, request: &AllocateRequest) -> Result<Record, AgentError> {
+        match &self.0 {
+            Inner::Here(agent) => agent.allocate(request).await,
+            Inner::There(client) => client.post("/v1/allocations", Some(request)).await,
+        }
+    }
+
     /// Attaches to a workload: what it prints from now on, its input, its end.
     ///
     /// # Errors
@@ -172,7 +185,10 @@ impl Divvy {
                 .map_err(|_| AgentError::NotRunning(record.name)),
             Inner::There(client) => {
                 let path = format!("/v1/workloads/{}/attach", record.id);
-                client.frames(&path, None::<&()>).await.map(Attachment::from)
+                client
+                    .frames(&path, None::<&()>)
+                    .await
+                    .map(Attachment::from)
             }
         }
     }

@@ -65,7 +65,10 @@ impl Workload {
                 .map_err(|e| AgentError::System("its monitor cannot be reached", e)),
             Way::There(client) => {
                 let path = format!("/v1/workloads/{}/attach", self.record.id);
-                client.frames(&path, None::<&()>).await.map(Attachment::from)
+                client
+                    .frames(&path, None::<&()>)
+                    .await
+                    .map(Attachment::from)
             }
         }
     }

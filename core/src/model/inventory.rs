@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{Manifest, NumaNode, Slot};
 
 /// One device's name in the whole machine: ids are unique within a plugin.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub struct DeviceRef {
     /// The plugin that reported it.
     pub plugin: String,

@@ -139,7 +139,10 @@ mod tests {
     }
 
     fn subjects(feed: &Feed, place: Place) -> Vec<String> {
-        feed.after(place).iter().map(|e| e.2.subject.clone()).collect()
+        feed.after(place)
+            .iter()
+            .map(|e| e.2.subject.clone())
+            .collect()
     }
 
     #[test]

@@ -211,10 +211,18 @@ fn of_devices(registry: &mut Registry, devices: &Devices) {
         }
     }
     registry.register("device_info", "A device, to be joined on its name", info);
-    registry.register("device_health", "1 for the state that a device is in", health);
+    registry.register(
+        "device_health",
+        "1 for the state that a device is in",
+        health,
+    );
     registry.register("device_open", "May new work be placed on it", open);
     registry.register("device_capacity", "All of a capacity, in its unit", total);
-    registry.register("device_reserved", "The part that is never handed out", reserved);
+    registry.register(
+        "device_reserved",
+        "The part that is never handed out",
+        reserved,
+    );
     registry.register("device_allocated", "The part that is held", allocated);
 }
 
@@ -232,7 +240,10 @@ fn of_workloads(registry: &mut Registry, devices: &Devices, records: &[Record]) 
     let slices = Gauges::<SliceLabels>::default();
     for record in records.iter().filter(|r| r.holds()) {
         for slice in &record.slices {
-            let slot = devices.slots.iter().find(|s| s.slot.name == slice.part.slot);
+            let slot = devices
+                .slots
+                .iter()
+                .find(|s| s.slot.name == slice.part.slot);
             slices
                 .get_or_create(&SliceLabels {
                     workload: record.name.clone(),
@@ -246,7 +257,11 @@ fn of_workloads(registry: &mut Registry, devices: &Devices, records: &[Record]) 
         }
     }
     registry.register("workloads", "How many workloads are in each state", count);
-    registry.register("slice_amount", "How much of a slot a workload holds on a device", slices);
+    registry.register(
+        "slice_amount",
+        "How much of a slot a workload holds on a device",
+        slices,
+    );
 }
 
 fn of_plugins(registry: &mut Registry, plugins: &Plugins) {
@@ -258,7 +273,11 @@ fn of_plugins(registry: &mut Registry, plugins: &Plugins) {
         })
         .set(answers.into());
     }
-    registry.register("plugin_up", "Does a plugin answer, with devices to offer", up);
+    registry.register(
+        "plugin_up",
+        "Does a plugin answer, with devices to offer",
+        up,
+    );
 }
 
 fn of_calls(registry: &mut Registry, agent: &crate::agent::Agent) {
@@ -289,7 +308,11 @@ fn of_calls(registry: &mut Registry, agent: &crate::agent::Agent) {
         Unit::Seconds,
         time,
     );
-    registry.register("plugin_restarts", "Hosts that ended and were started again", restarts);
+    registry.register(
+        "plugin_restarts",
+        "Hosts that ended and were started again",
+        restarts,
+    );
 }
 
 /// For people's dashboards alone: the amounts themselves are exact.
@@ -305,6 +328,8 @@ fn seconds(ms: u64) -> f64 {
 /// Serves the page, and nothing else, on a loopback address.
 pub(super) async fn serve(listener: TcpListener, server: Arc<Server>) {
     let page = async |State(server): State<Arc<Server>>| server.metrics_page().await;
-    let app = axum::Router::new().route("/metrics", get(page)).with_state(server);
+    let app = axum::Router::new()
+        .route("/metrics", get(page))
+        .with_state(server);
     let _ = axum::serve(listener, app).await;
 }

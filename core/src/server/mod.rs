@@ -26,6 +26,7 @@ use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,8 @@ pub(crate) struct Server {
     started_ms: u64,
     /// Replaced as a whole when the plugin files change.
     agent: RwLock<Arc<Agent>>,
+    /// How often that happened.
+    reloads: AtomicU64,
     /// Has every plugin answered, or failed to?
     ready: watch::Sender<bool>,
     /// Workloads that are proven and wait for their start.
@@ -86,11 +89,7 @@ pub(crate) struct Server {
 ///
 /// # Errors
 /// It cannot begin: its socket, its state folder, its plugin folder.
-pub fn main(
-    settings: agent::Settings,
-    config: &Config,
-    socket: PathBuf,
-) -> Result<(), AgentError> {
+pub fn main(settings: agent::Settings, config: &Config, socket: PathBuf) -> Result<(), AgentError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(THREADS)
@@ -124,6 +123,7 @@ async fn serve(
         counters: Counters::default(),
         started_ms: now_ms(),
         agent: RwLock::new(Arc::new(agent)),
+        reloads: AtomicU64::new(0),
         ready: watch::Sender::new(false),
         waiting: Mutex::default(),
         look: Mutex::default(),
@@ -135,20 +135,17 @@ async fn serve(
     let metrics = match config.agent.metrics {
         Some(address) => {
             let listener = TcpListener::bind(address).await;
-            let listener =
-                listener.map_err(|e| AgentError::System("agent.metrics cannot be listened on", e))?;
+            let listener = listener
+                .map_err(|e| AgentError::System("agent.metrics cannot be listened on", e))?;
             Some(metrics::serve(listener, Arc::clone(&server)))
         }
         None => None,
     };
     tracing::info!("listening at {}", socket.display());
-    let mut ended = [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-    ]
-    .into_iter()
-    .filter_map(|kind| signal(kind).ok())
-    .collect::<Vec<_>>();
+    let mut ended = [SignalKind::terminate(), SignalKind::interrupt()]
+        .into_iter()
+        .filter_map(|kind| signal(kind).ok())
+        .collect::<Vec<_>>();
     let told = futures_util::future::select_all(ended.iter_mut().map(|s| Box::pin(s.recv())));
     let loops = Box::pin(async {
         tokio::join!(
@@ -327,6 +324,7 @@ impl Server {
                     self.ready.send_replace(false);
                     let mut place = self.agent.write().unwrap_or_else(PoisonError::into_inner);
                     *place = Arc::new(agent);
+                    self.reloads.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => tracing::warn!("the plugin folder has changed, but {error}"),
             }
@@ -342,8 +340,9 @@ impl Server {
             if !*self.ready.borrow() {
                 continue;
             }
-            let plugins = self.seen(|_, watched| *watched.changes().borrow());
-            let now = Some((self.ledger.generation(), plugins));
+            let changes = self.seen(|_, watched| *watched.changes().borrow());
+            let reloads = self.reloads.load(Ordering::Relaxed);
+            let now = Some((self.ledger.generation(), reloads, changes));
             if seen == now {
                 continue;
             }
@@ -383,7 +382,9 @@ impl Server {
     /// Picks up what others left behind.
     async fn reconcile(&self) {
         let before = self.records().await.ok();
-        let recovered = self.work(|agent| async move { agent.recover().await }).await;
+        let recovered = self
+            .work(|agent| async move { agent.recover().await })
+            .await;
         if let Err(error) = recovered {
             tracing::warn!("what others left cannot be picked up: {error}");
         }

@@ -14,7 +14,9 @@ use serde::Deserialize;
 use super::answer::Refusal;
 use super::peer::Peer;
 use super::{Server, streams};
-use crate::agent::{Agent, AgentError, Decision, Devices, Plugins, RunRequest, Workloads, pick};
+use crate::agent::{
+    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads, pick,
+};
 use crate::api::{self, Created, Ended, OPERATIONS, Removed, StopRequest, Version};
 use crate::launch::check_user_mount;
 use crate::model::{self, Exit, Record, State as Standing};
@@ -40,6 +42,7 @@ pub(super) fn router(server: Arc<Server>) -> Router {
             "fit" => post(fit),
             "workloads" => get(workloads),
             "run" => post(run),
+            "allocate" => post(allocate),
             "workload" => get(workload),
             "remove" => delete(remove),
             "start" => post(start),
@@ -55,7 +58,9 @@ pub(super) fn router(server: Arc<Server>) -> Router {
     }
     router
         .fallback(async || {
-            let error = AgentError::Denied("there is no such operation: GET /v1/openapi.json lists them".into());
+            let error = AgentError::Denied(
+                "there is no such operation: GET /v1/openapi.json lists them".into(),
+            );
             (StatusCode::NOT_FOUND, Refusal::from(error)).into_response()
         })
         .layer(axum::middleware::from_fn(traced))
@@ -68,11 +73,16 @@ async fn traced(request: Request, next: axum::middleware::Next) -> Response {
     use tracing::Instrument;
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let span =
+        tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
     let began = Instant::now();
     async move {
         let response = next.run(request).await;
-        tracing::debug!(status = response.status().as_u16(), us = began.elapsed().as_micros(), "answered");
+        tracing::debug!(
+            status = response.status().as_u16(),
+            us = began.elapsed().as_micros(),
+            "answered"
+        );
         response
     }
     .instrument(span)
@@ -96,7 +106,11 @@ async fn devices(State(server): At, ConnectInfo(peer): By) -> Answer<Devices> {
     let mut devices = server.seen(|_, watched| watched.devices(&records));
     if !peer.is_admin(&server.rules) {
         // How much is free concerns everybody, whose the rest is does not.
-        let own = |name: &String| records.iter().any(|r| r.name == *name && peer.owns(r.owner));
+        let own = |name: &String| {
+            records
+                .iter()
+                .any(|r| r.name == *name && peer.owns(r.owner))
+        };
         devices.held.retain(|h| own(&h.name));
         for view in &mut devices.devices {
             let all = view.holders.len();
@@ -174,6 +188,21 @@ async fn run(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
+async fn allocate(
+    State(server): At,
+    ConnectInfo(peer): By,
+    request: Result<Json<AllocateRequest>, JsonRejection>,
+) -> Result<(StatusCode, Json<Record>), Refusal> {
+    let Json(mut request) = request.map_err(unreadable)?;
+    peer.sign(&mut request.owner)?;
+    server.known().await;
+    let record = server
+        .work(move |agent| async move { agent.allocate(&request).await })
+        .await
+        .map_err(|e| server.discreet(&peer, e))?;
+    Ok((StatusCode::CREATED, Json(record)))
+}
+
 async fn start(
     State(server): At,
     ConnectInfo(peer): By,
@@ -181,7 +210,9 @@ async fn start(
 ) -> Answer<Record> {
     let record = server.find(&peer, &name).await?;
     let Some(mut started) = server.take_waiting(&record.id) else {
-        return Err(AgentError::Denied(format!("{} does not wait for its start", record.name)).into());
+        return Err(
+            AgentError::Denied(format!("{} does not wait for its start", record.name)).into(),
+        );
     };
     started.go().await?;
     Ok(Json(started.record))
@@ -244,7 +275,10 @@ async fn remove(
 
 async fn metrics(State(server): At, ConnectInfo(peer): By) -> Result<Response, Refusal> {
     if !peer.is_admin(&server.rules) {
-        return Err(AgentError::Denied("metrics name everybody's workloads: root and admins may read them".into()).into());
+        return Err(AgentError::Denied(
+            "metrics name everybody's workloads: root and admins may read them".into(),
+        )
+        .into());
     }
     Ok(server.metrics_page().await)
 }

@@ -72,7 +72,9 @@ pub(super) fn upgrade(
     mut stream: tokio::net::UnixStream,
 ) -> Result<Response, Refusal> {
     let asked = request.headers().get(UPGRADE).is_some_and(|u| u == FRAMES);
-    let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
+    let upgrade = request
+        .extensions_mut()
+        .remove::<hyper::upgrade::OnUpgrade>();
     let (true, Some(upgrade)) = (asked, upgrade) else {
         return Err(AgentError::Unreadable(format!(
             "this operation answers with frames: send the headers Connection: upgrade and Upgrade: {FRAMES}"
@@ -118,7 +120,9 @@ pub(super) async fn events(
     let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     let after = resumed.map(str::to_owned).or(query.after);
     let stream = listen(server, peer, after.as_deref(), query.follow);
-    Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
+    Sse::new(stream)
+        .keep_alive(KeepAlive::default())
+        .into_response()
 }
 
 /// The events that a peer may know of, from a place on.
@@ -134,23 +138,32 @@ fn listen(
         .and_then(|gap| written(&server.feed.id(place), &gap))
         .into_iter()
         .collect();
-    let state = (server, peer, more, place, std::collections::VecDeque::from(first));
-    unfold(state, move |(server, peer, mut more, mut place, mut ready)| async move {
-        loop {
-            if let Some(event) = ready.pop_front() {
-                return Some((Ok(event), (server, peer, more, place, ready)));
+    let state = (
+        server,
+        peer,
+        more,
+        place,
+        std::collections::VecDeque::from(first),
+    );
+    unfold(
+        state,
+        move |(server, peer, mut more, mut place, mut ready)| async move {
+            loop {
+                if let Some(event) = ready.pop_front() {
+                    return Some((Ok(event), (server, peer, more, place, ready)));
+                }
+                more.mark_unchanged();
+                for (number, id, event) in server.feed.after(place) {
+                    place = number;
+                    let event = shown(&event, &peer, &server);
+                    ready.extend(event.and_then(|e| written(&id, &e)));
+                }
+                if ready.is_empty() && (!follow || more.changed().await.is_err()) {
+                    return None;
+                }
             }
-            more.mark_unchanged();
-            for (number, id, event) in server.feed.after(place) {
-                place = number;
-                let event = shown(&event, &peer, &server);
-                ready.extend(event.and_then(|e| written(&id, &e)));
-            }
-            if ready.is_empty() && (!follow || more.changed().await.is_err()) {
-                return None;
-            }
-        }
-    })
+        },
+    )
 }
 
 /// An event as this peer may see it.
