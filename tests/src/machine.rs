@@ -94,7 +94,23 @@ impl Machine {
             "[agent]\nsocket = {:?}\n{lines}\n",
             socket.display().to_string()
         );
-        fs::write(self.config(), text).expect("a file");
+        self.start_agent(socket, &text)
+    }
+
+    /// Starts an agent that listens where one of this state folder is looked
+    /// for by whoever knows of no configuration.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[track_caller]
+    #[must_use]
+    pub fn default_agent(&self) -> Agent {
+        self.start_agent(self.state().join("run/agent.sock"), "")
+    }
+
+    #[track_caller]
+    fn start_agent(&self, socket: PathBuf, config: &str) -> Agent {
+        fs::write(self.config(), config).expect("a file");
         let running = self.divvy("agent").spawn();
         let agent = Agent { running, socket };
         if !eventually(|| std::os::unix::net::UnixStream::connect(&agent.socket).is_ok()) {
