@@ -180,7 +180,7 @@ impl Set {
     }
 }
 
-fn deadline(plugin: &str, value: Option<String>) -> Result<Duration, OpenError> {
+pub(super) fn deadline(plugin: &str, value: Option<String>) -> Result<Duration, OpenError> {
     let Some(value) = value else {
         return Ok(Duration::from_secs(10));
     };

@@ -1,14 +1,13 @@
-//! `divvy plugin`.
+//! `divvy plugin list`.
 
 use serde_json::json;
 
-use super::agent;
-use super::args::{Global, Plugin};
-use super::output::{Failure, print_json, print_table, printable, table};
+use crate::cli::agent;
+use crate::cli::args::Global;
+use crate::cli::output::{Failure, print_json, print_table, printable, table};
 use crate::plugin::Status;
 
-pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
-    let Plugin::List = args;
+pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     let agent = agent(global)?;
     let (inventory, failed) = agent.inventory().await;
     let mut rows = Vec::new();
