@@ -20,29 +20,72 @@ pub fn example() -> PathBuf {
     repository().join("examples/plugin-npu")
 }
 
-/// Builds the example, or a copy of it, by cargo and its own lock file; where
-/// the shared object is. What is built already is not built again.
+/// Builds the example by cargo and its own lock file; the shared object. What is
+/// built already is not built again.
 ///
 /// # Panics
 /// It does not build.
 #[must_use]
-pub fn built(example: &Path) -> PathBuf {
-    let target = target_folder().join("plugin-npu");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+pub fn built() -> PathBuf {
+    build(&example());
+    target().join("debug/libdivvy_plugin_npu.so")
+}
+
+/// The same with another version, as its author would make it, in a folder of
+/// the test's.
+///
+/// # Panics
+/// It does not build.
+#[must_use]
+pub fn built_as(version: &str, folder: &Path) -> PathBuf {
+    let copy = folder.join("npu-next");
+    fs::create_dir_all(copy.join("src")).expect("a folder");
+    for entry in fs::read_dir(example().join("src")).expect("the example") {
+        let file = entry.expect("a file").path();
+        let name = file.file_name().expect("a name");
+        fs::copy(&file, copy.join("src").join(name)).expect("a copy");
+    }
+    let api = repository().join("plugins/api");
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        let text = fs::read_to_string(example().join(file)).expect("a file");
+        let text = text
+            // Another file name: cargo has one folder for what both build.
+            .replace("\"divvy-plugin-npu\"", "\"divvy-plugin-npu-next\"")
+            .replace("version = \"0.1.0\"", &format!("version = \"{version}\""))
+            .replace("../../plugins/api", &api.display().to_string());
+        fs::write(copy.join(file), text).expect("a file");
+    }
+    build(&copy);
+    target().join("debug/libdivvy_plugin_npu_next.so")
+}
+
+fn target() -> PathBuf {
+    target_folder().join("plugin-npu")
+}
+
+fn build(package: &Path) {
+    let output = Command::new(cargo())
         .args(["build", "--quiet", "--locked", "--manifest-path"])
-        .arg(example.join("Cargo.toml"))
+        .arg(package.join("Cargo.toml"))
         .arg("--target-dir")
-        .arg(&target)
+        .arg(target())
         .output()
         .expect("cargo");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{} does not build:\n{said}",
-        example.display()
-    );
-    target.join("debug/libdivvy_plugin_npu.so")
+    let folder = package.display();
+    assert!(output.status.success(), "{folder} does not build:\n{said}");
+}
+
+/// The cargo that runs the tests.
+#[must_use]
+pub fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
+}
+
+/// Where what the example is built of lies between builds.
+#[must_use]
+pub fn build_folder() -> PathBuf {
+    target()
 }
 
 /// A folder that stands for a machine's root, with NPUs in it.

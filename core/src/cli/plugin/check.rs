@@ -45,14 +45,17 @@ fn as_json(report: &Report) {
 }
 
 fn as_text(report: &Report) {
-    for finding in &report.findings {
+    // Where it stops early, most is skipped for one reason: said once.
+    let nothing_here = |f: &&Finding| f.why.is_some() && f.why == report.nothing_here;
+    for finding in report.findings.iter().filter(|f| !nothing_here(f)) {
         show(finding);
     }
     if let Some((name, version)) = &report.plugin {
         say!("plugin {} {}", printable(name), printable(version));
     }
     if let Some(why) = &report.nothing_here {
-        say!("nothing to try here: {}", printable(why));
+        let skipped = report.findings.iter().filter(nothing_here).count();
+        say!("{skipped} checks were skipped: {}", printable(why));
     }
     say!(
         "{} passed, {} failed, {} skipped",

@@ -74,7 +74,8 @@ pub(crate) struct Report {
     pub(crate) file: PathBuf,
     /// Its name and version, if its manifest is good.
     pub(crate) plugin: Option<(String, String)>,
-    /// Why there are no devices to try things with, if so.
+    /// Why there are no devices to try things with, if so: the reason for which
+    /// most was skipped.
     pub(crate) nothing_here: Option<String>,
     /// In the order of the checks.
     pub(crate) findings: Vec<Finding>,

@@ -30,11 +30,8 @@ impl Survey {
             lies: vec![],
         };
         if let Err(stop) = survey.fill(bench).await {
-            let why = match stop {
-                Stop::Skipped(why) => why,
-                // Whose check fails is the one of the operation itself.
-                Stop::Failed(why, _) => format!("it works no further: {why}"),
-            };
+            // If it failed, the check that fails is the operation's own.
+            let (Stop::Skipped(why) | Stop::Failed(why, _)) = stop;
             let parts = [survey.manifest.as_mut().err(), survey.found.as_mut().err()];
             for part in parts.into_iter().flatten() {
                 part.clone_from(&why);
@@ -104,6 +101,7 @@ impl Survey {
     /// Slices that an agent would ask to have prepared: of each slot the least
     /// amount, as the allocator places it.
     pub(super) fn slices(&self) -> Checked<Vec<Vec<Slice>>> {
+        self.found()?;
         let all: Vec<_> = self
             .manifest()?
             .slots
@@ -124,6 +122,7 @@ impl Survey {
     /// Slices for two allocations at once, of the first slot of which two can be
     /// had.
     pub(super) fn two_allocations(&self) -> Checked<[Vec<Slice>; 2]> {
+        self.found()?;
         for slot in &self.manifest()?.slots {
             if let Ok(placed) = self.place(&slot.name, slot.quantum, 2)
                 && let Ok(two) = placed.try_into()
