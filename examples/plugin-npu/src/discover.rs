@@ -128,3 +128,22 @@ fn number(text: &str) -> Option<NodeId> {
         minor: minor.parse().ok()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The folder `machine` stands for a machine's root: a test reads it on the
+    /// same path as production reads `/`.
+    #[test]
+    fn the_machine_beside_this_crate_is_read() {
+        let found = discovery(Path::new("machine")).unwrap();
+        assert_eq!(found.warnings, Vec::<String>::new());
+        let ids: Vec<&str> = found.devices.iter().map(|d| d.id.as_str()).collect();
+        assert_eq!(ids, ["NPU-7A01", "NPU-7A02"]);
+        let first = &found.devices[0];
+        assert_eq!(first.health, Health::healthy());
+        assert_eq!(first.nodes[0].major, 240);
+        assert_eq!(first.capacities[CAPACITY].total, Amount::from_units(8));
+    }
+}
