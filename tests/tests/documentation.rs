@@ -131,6 +131,41 @@ fn an_authors_first_hour() {
 }
 
 #[test]
+fn the_plugin_of_the_reference_keeps_the_contract() {
+    let document = fs::read_to_string(npu::repository().join("docs/plugin-author.md")).unwrap();
+    let block = |kind: &str| {
+        let begins = format!("```{kind}\n");
+        let (_, rest) = document.split_once(&begins).unwrap();
+        rest.split_once("```").unwrap().0.to_owned()
+    };
+    let machine = Machine::new();
+    let lamp = machine.path().join("lamp");
+    fs::create_dir_all(lamp.join("src")).unwrap();
+    let api = npu::repository().join("plugins/api");
+    let manifest = block("toml").replace("../divvy/plugins/api", &api.display().to_string());
+    // Whatever folder /tmp is in, it is of no workspace.
+    fs::write(lamp.join("Cargo.toml"), manifest + "\n[workspace]\n").unwrap();
+    fs::write(lamp.join("src/lib.rs"), block("rust")).unwrap();
+    let lock = fs::read_to_string(npu::example().join("Cargo.lock")).unwrap();
+    let lock = lock.replace("divvy-plugin-npu", "divvy-plugin-lamp");
+    fs::write(lamp.join("Cargo.lock"), lock).unwrap();
+    let output = Command::new(npu::cargo())
+        .args(["build", "--quiet", "--locked", "--target-dir", "target"])
+        .current_dir(&lamp)
+        .env("CARGO_BUILD_BUILD_DIR", npu::build_folder())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let file = lamp.join("target/debug/libdivvy_plugin_lamp.so");
+    let output = machine.divvy("plugin check").arg(file).run().succeeds();
+    output.says("plugin lamp 0.1.0").says(" passed, 0 failed, ");
+}
+
+#[test]
 fn what_is_quoted_is_compared() {
     let steps = steps("a\n```sh run\none\ntwo\n```\nb\n```text\nx   y\n\n```\n```sh run\n3\n```\n");
     assert_eq!(steps[0].script, "one\ntwo");

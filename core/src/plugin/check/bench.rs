@@ -210,7 +210,8 @@ impl Bench {
     /// An allocation's id that was not used before, here or by an agent.
     pub(in crate::plugin) fn allocation(&mut self) -> String {
         self.allocations += 1;
-        format!("check-{}-{}", std::process::id(), self.allocations)
+        // As long as an agent's, and of the same digits.
+        format!("c{:07x}{:04x}", std::process::id(), self.allocations)
     }
 
     /// Has slices prepared, for a new allocation that is given back in the end.
@@ -384,12 +385,7 @@ impl Host {
         op: Op,
         argument: &(impl Serialize + Sync),
     ) -> Checked<T> {
-        if self.talk.borrow().late.contains(&op) {
-            return skipped(format!(
-                "{0} does not answer in time: see deadline.{0}",
-                op.name()
-            ));
-        }
+        self.is_worth_asking(op)?;
         match self.say(op, argument).await {
             Reply::Yes(document) => serde_json::from_str(&document)
                 .or_else(|e| failed(format!("the reply to {} cannot be read: {e}", op.name()))),
@@ -397,12 +393,7 @@ impl Host {
                 skipped(format!("not here: {}", error.message))
             }
             Reply::No(error) => failed(format!("{} was refused: {}", op.name(), error.message)),
-            Reply::Nothing(why) => failed(format!("{} failed: {why}", op.name())),
-            Reply::Late(after) => failed(format!(
-                "{} did not answer within {} ms",
-                op.name(),
-                after.as_millis()
-            )),
+            other => nothing(op, other),
         }
     }
 
@@ -412,16 +403,48 @@ impl Host {
         op: Op,
         argument: &(impl Serialize + Sync),
     ) -> Checked<PluginError> {
+        self.is_worth_asking(op)?;
         match self.say(op, argument).await {
             Reply::No(error) => Ok(error),
             Reply::Yes(_) => failed(format!("{} did as it was asked", op.name())),
-            Reply::Nothing(why) => failed(format!("{} failed: {why}", op.name())),
-            Reply::Late(after) => failed(format!(
-                "{} did not answer within {} ms",
-                op.name(),
-                after.as_millis()
-            )),
+            other => nothing(op, other),
         }
+    }
+
+    /// One call that must be answered before its deadline, however.
+    pub(super) async fn ask_in_time(
+        &mut self,
+        op: Op,
+        argument: &(impl Serialize + Sync),
+    ) -> Checked {
+        match self.say(op, argument).await {
+            late @ Reply::Late(_) => nothing(op, late),
+            _ => Ok(()),
+        }
+    }
+
+    /// An operation that was late once is not waited for again.
+    pub(super) fn is_worth_asking(&self, op: Op) -> Checked {
+        match self.talk.borrow().late.contains(&op) {
+            true => skipped(format!(
+                "{0} does not answer in time: see deadline.{0}",
+                op.name()
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// No answer came, which is a failure in these words.
+fn nothing<T>(op: Op, reply: Reply) -> Checked<T> {
+    match reply {
+        Reply::Late(after) => failed(format!(
+            "{} did not answer within {} ms",
+            op.name(),
+            after.as_millis()
+        )),
+        Reply::Nothing(why) => failed(format!("{} failed: {why}", op.name())),
+        Reply::Yes(_) | Reply::No(_) => failed(format!("{} was answered", op.name())),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use divvy_plugin::{ErrorCode, OpenRequest};
 
-use super::bench::{Bench, Checked, Reply, failed, skipped};
+use super::bench::{Bench, Checked, failed, skipped};
 use super::{Check, check};
 use crate::plugin::client::unknown_setting;
 use crate::plugin::wire::Op;
@@ -45,10 +45,7 @@ pub(super) const CHECKS: [Check; 5] = [
 async fn in_time(bench: &mut Bench) -> Checked {
     bench.survey().await.manifest()?;
     let mut host = bench.loaded().await?;
-    match host.say(Op::Open, &bench.open_request()).await {
-        Reply::Late(after) => failed(format!("nothing came within {} ms", after.as_millis())),
-        _ => Ok(()),
-    }
+    host.ask_in_time(Op::Open, &bench.open_request()).await
 }
 
 async fn works(bench: &mut Bench) -> Checked {

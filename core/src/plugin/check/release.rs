@@ -2,7 +2,7 @@
 
 use divvy_plugin::{PrepareRequest, ReleaseRequest};
 
-use super::bench::{Bench, Checked, Reply, failed};
+use super::bench::{Bench, Checked};
 use super::prepare::NO_DEVICE;
 use super::{Check, check};
 use crate::plugin::wire::Op;
@@ -63,10 +63,7 @@ async fn in_time(bench: &mut Bench) -> Checked {
     let slices = bench.survey().await.some_slices()?;
     let mut host = bench.host().await?;
     let (prepared, _) = bench.prepare(&mut host, &slices).await?;
-    match host.say(Op::Release, &of(prepared)).await {
-        Reply::Late(after) => failed(format!("nothing came within {} ms", after.as_millis())),
-        _ => Ok(()),
-    }
+    host.ask_in_time(Op::Release, &of(prepared)).await
 }
 
 async fn works(bench: &mut Bench) -> Checked {

@@ -50,6 +50,7 @@ pub(super) const CHECKS: [Check; 5] = [
 async fn samples(bench: &mut Bench) -> Checked<Samples> {
     bench.survey().await.found()?;
     let mut host = bench.host().await?;
+    host.is_worth_asking(Op::Sample)?;
     match host.say(Op::Sample, &()).await {
         Reply::Yes(text) => match serde_json::from_str(&text) {
             Ok(samples) => Ok(samples),
@@ -90,10 +91,7 @@ async fn measures(bench: &mut Bench) -> Checked<Vec<(String, String, Amount)>> {
 
 async fn in_time(bench: &mut Bench) -> Checked {
     bench.survey().await.found()?;
-    match bench.host().await?.say(Op::Sample, &()).await {
-        Reply::Late(after) => failed(format!("nothing came within {} ms", after.as_millis())),
-        _ => Ok(()),
-    }
+    bench.host().await?.ask_in_time(Op::Sample, &()).await
 }
 
 async fn works(bench: &mut Bench) -> Checked {

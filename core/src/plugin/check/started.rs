@@ -2,7 +2,7 @@
 
 use divvy_plugin::StartedRequest;
 
-use super::bench::{Bench, Checked, Reply, failed};
+use super::bench::{Bench, Checked};
 use super::{Check, check};
 use crate::plugin::wire::Op;
 
@@ -39,10 +39,8 @@ async fn in_time(bench: &mut Bench) -> Checked {
     let slices = bench.survey().await.some_slices()?;
     let mut host = bench.host().await?;
     let (prepared, _) = bench.prepare(&mut host, &slices).await?;
-    match host.say(Op::Started, &request(prepared.allocation)).await {
-        Reply::Late(after) => failed(format!("nothing came within {} ms", after.as_millis())),
-        _ => Ok(()),
-    }
+    host.ask_in_time(Op::Started, &request(prepared.allocation))
+        .await
 }
 
 async fn works(bench: &mut Bench) -> Checked {
