@@ -15,6 +15,7 @@
 mod command;
 mod machine;
 pub mod needs;
+pub mod npu;
 pub mod rootfs;
 
 pub use command::{Divvy, Output, Running};

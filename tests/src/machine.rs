@@ -358,6 +358,13 @@ fn built_plugin(name: &str) -> Vec<u8> {
     fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
 }
 
+/// Cargo's folder of what is built: `target`.
+pub(crate) fn target_folder() -> PathBuf {
+    let profile = test_folder();
+    let target = profile.ancestors().nth(2).expect("target/PROFILE/deps");
+    target.to_owned()
+}
+
 fn test_folder() -> PathBuf {
     let exe = std::env::current_exe().expect("our own path");
     exe.parent().expect("a folder").to_owned()
