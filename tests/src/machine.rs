@@ -11,7 +11,7 @@ use divvy::plugin::{OpenError, Set, Settings};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::command::Divvy;
+use crate::command::{Divvy, Output, Running};
 
 /// A folder with plugins and a state, on the real machine. When it is dropped
 /// its workloads are removed, and its plugin hosts are gone.
@@ -34,6 +34,7 @@ impl Machine {
             folder: folder.expect("a folder in /tmp"),
         };
         set_mode(machine.folder.path(), 0o755);
+        fs::write(machine.config(), "").expect("a file");
         fs::create_dir(machine.plugin_folder()).expect("a folder");
         set_mode(&machine.plugin_folder(), 0o755);
         machine
@@ -68,6 +69,77 @@ impl Machine {
             .join(format!("libdivvy_plugin_{name}.so"))
     }
 
+    /// Its configuration file: empty, so that the developer's own is not read.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.path().join("config.toml")
+    }
+
+    /// Where its agent listens, once one [runs](Self::agent).
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path().join("run/agent.sock")
+    }
+
+    /// Starts an agent with these lines in the `[agent]` table of its
+    /// configuration, and waits until it answers.
+    ///
+    /// # Panics
+    /// It does not.
+    #[track_caller]
+    #[must_use]
+    pub fn agent(&self, lines: &str) -> Agent {
+        let socket = self.socket();
+        let text = format!(
+            "[agent]\nsocket = {:?}\n{lines}\n",
+            socket.display().to_string()
+        );
+        self.start_agent(socket, &text)
+    }
+
+    /// Starts an agent that listens where one of this state folder is looked
+    /// for by whoever knows of no configuration.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[track_caller]
+    #[must_use]
+    pub fn default_agent(&self) -> Agent {
+        self.start_agent(self.state().join("run/agent.sock"), "")
+    }
+
+    #[track_caller]
+    fn start_agent(&self, socket: PathBuf, config: &str) -> Agent {
+        fs::write(self.config(), config).expect("a file");
+        let running = self.divvy("agent").spawn();
+        let agent = Agent { running, socket };
+        if !eventually(|| std::os::unix::net::UnixStream::connect(&agent.socket).is_ok()) {
+            panic!("the agent does not listen\n{}", agent.end());
+        }
+        agent
+    }
+
+    /// As [`divvy`](Self::divvy), but another user's: a copy of the executable
+    /// that everybody can reach, and a folder of its own.
+    ///
+    /// # Panics
+    /// The disk is full.
+    #[must_use]
+    pub fn divvy_as(&self, uid: u32, gid: u32, words: &str) -> Divvy {
+        let copy = self.path().join("divvy");
+        if !copy.exists() {
+            fs::copy(divvy(), &copy).expect("a copy of the executable");
+            set_mode(&copy, 0o755);
+        }
+        let home = self.path().join(format!("home-{uid}"));
+        fs::create_dir_all(&home).expect("a folder");
+        std::os::unix::fs::chown(&home, Some(uid), Some(gid)).expect("a folder of theirs");
+        let mut command = self.command(Command::new(copy), words);
+        std::os::unix::process::CommandExt::uid(&mut command, uid);
+        std::os::unix::process::CommandExt::gid(&mut command, gid);
+        Divvy::new(command).folder(home)
+    }
+
     /// Its state folder.
     #[must_use]
     pub fn state(&self) -> PathBuf {
@@ -87,7 +159,10 @@ impl Machine {
     /// are added with [`Divvy::arg`].
     #[must_use]
     pub fn divvy(&self, words: &str) -> Divvy {
-        let mut command = Command::new(divvy());
+        Divvy::new(self.command(Command::new(divvy()), words))
+    }
+
+    fn command(&self, mut command: Command, words: &str) -> Command {
         command
             .arg("--state")
             .arg(self.state())
@@ -101,10 +176,12 @@ impl Machine {
             "DIVVY_LOG",
             "DIVVY_DOCKER_SOCKET",
             "DOCKER_HOST",
+            "DIVVY_SOCKET",
         ] {
             command.env_remove(variable);
         }
-        Divvy::new(command)
+        command.env("DIVVY_CONFIG", self.config());
+        command
     }
 
     /// Its plugins, as the library sees them, with these settings:
@@ -203,6 +280,46 @@ impl Drop for Machine {
     }
 }
 
+/// A running agent; ended with its machine.
+#[derive(Debug)]
+pub struct Agent {
+    running: Running,
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A client of its API.
+    #[must_use]
+    pub fn client(&self) -> divvy::api::Client {
+        divvy::api::Client::new(&self.socket)
+    }
+
+    /// Ends it as systemd would.
+    #[track_caller]
+    #[must_use]
+    pub fn end(self) -> Output {
+        self.running.signal(Signal::TERM);
+        self.running.output()
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(self) {
+        self.running.kill();
+    }
+}
+
 /// Ends a process with SIGKILL.
 pub(crate) fn kill(pid: u32) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -241,6 +358,13 @@ fn divvy() -> PathBuf {
 fn built_plugin(name: &str) -> Vec<u8> {
     let file = test_folder().join(format!("libdivvy_plugin_{name}.so"));
     fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+/// Cargo's folder of what is built: `target`.
+pub(crate) fn target_folder() -> PathBuf {
+    let profile = test_folder();
+    let target = profile.ancestors().nth(2).expect("target/PROFILE/deps");
+    target.to_owned()
 }
 
 fn test_folder() -> PathBuf {

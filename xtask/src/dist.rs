@@ -14,6 +14,18 @@ use serde::Deserialize;
 
 use crate::shell::{self, say};
 
+/// What is installed where.
+const FOLDERS: [&str; 6] = [
+    "bin",
+    "lib",
+    "lib/divvy",
+    "lib/divvy/plugins",
+    "lib/systemd",
+    "lib/systemd/system",
+];
+/// The agent's systemd unit; `@DIR@` stands for the installed tree.
+const UNIT: &str = include_str!("divvy.service");
+
 /// What was built.
 #[derive(Debug)]
 struct Built {
@@ -188,9 +200,14 @@ fn install(built: &Built, out: &Path) -> Result<()> {
             .with_context(|| format!("cannot make {}", parent.display()))?;
     }
     make_folder(out, false)?;
-    for folder in ["bin", "lib", "lib/divvy", "lib/divvy/plugins"] {
+    for folder in FOLDERS {
         make_folder(&out.join(folder), folder.starts_with("lib/divvy"))?;
     }
+    let unit = UNIT.replace("@DIR@", &out.display().to_string());
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let file = folder.path().join("divvy.service");
+    fs::write(&file, unit).with_context(|| format!("cannot write {}", file.display()))?;
+    install_file(&file, &out.join("lib/systemd/system"), 0o644)?;
     for plugin in &built.plugins {
         install_file(plugin, &out.join("lib/divvy/plugins"), 0o644)?;
     }
@@ -316,6 +333,9 @@ mod tests {
         assert_eq!(mode(&out.join("bin/divvy")), 0o755);
         assert_eq!(mode(&plugins.join("libdivvy_plugin_x.so")), 0o644);
         assert_eq!(mode(&plugins), 0o755);
+        let unit = fs::read_to_string(out.join("lib/systemd/system/divvy.service")).unwrap();
+        let start = format!("ExecStart={}/bin/divvy agent\n", out.display());
+        assert!(unit.contains(&start), "{unit}");
         assert_eq!(
             fs::read_dir(&plugins).unwrap().count(),
             1,

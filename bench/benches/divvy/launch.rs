@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::agent::Agent;
 use crate::figures::{Figures, quantile};
 use crate::place::Place;
 
@@ -52,14 +53,16 @@ pub(crate) fn bench(place: &Place, figures: &Figures) -> Result<Option<String>, 
         command.arg("run").arg("--bundle").arg(&bundle).arg("bare");
         command
     };
-    let ways: [(&str, &dyn Fn() -> Command); 4] = [
+    let agent = Agent::start(place, &place.folder("served")?)?;
+    let ways: [(&str, &dyn Fn() -> Command); 5] = [
         ("launch/runc_bare", &bare),
         ("launch/divvy_runc", &|| divvy.run("runc")),
         ("launch/divvy_built_in", &|| divvy.run("built-in")),
+        ("launch/divvy_agent_runc", &|| divvy.served(&agent.socket)),
         ("launch/runc_bare_again", &bare),
     ];
     println!("\n{NAME}: {ROUNDS} rounds of {} ways", ways.len());
-    let mut times: [Vec<Duration>; 4] = Default::default();
+    let mut times: [Vec<Duration>; 5] = Default::default();
     for round in 0..WARM_UP + ROUNDS {
         for turn in 0..ways.len() {
             let way = (round + turn) % ways.len();
@@ -74,14 +77,16 @@ pub(crate) fn bench(place: &Place, figures: &Figures) -> Result<Option<String>, 
         figures.add(name, None, times.clone());
     }
     drop(cgroups);
-    let [bare, runc, built_in, again] = &times;
+    let [bare, runc, built_in, served, again] = &times;
     let met = |ms: f64| if ms <= LIMIT_MS { "met" } else { "NOT met" };
     let (with_runc, with_ours) = (added(bare, runc), added(bare, built_in));
     Ok(Some(format!(
         "divvy run adds {with_runc:.1} ms to bare runc run (limit {LIMIT_MS} ms: {}), \
-         {with_ours:.1} ms with the built-in runtime ({}); A/A noise {:.1} ms",
+         {with_ours:.1} ms with the built-in runtime ({}), {:.1} ms through the agent with runc; \
+         A/A noise {:.1} ms",
         met(with_runc),
         met(with_ours),
+        added(bare, served),
         added(bare, again).abs(),
     )))
 }
@@ -136,6 +141,13 @@ impl Divvy {
     /// The command that is measured. `--rm`, so that the ledger stays as it is.
     fn run(&self, runtime: &str) -> Command {
         self.run_with(&["--rm", "--runtime", runtime], &["true"])
+    }
+
+    /// The same, asked of an agent.
+    fn served(&self, socket: &Path) -> Command {
+        let mut command = self.run("runc");
+        command.env("DIVVY_SOCKET", socket);
+        command
     }
 
     /// A bundle as divvy renders it, with a name, a root and a cgroup of its

@@ -2,6 +2,7 @@
 //! release binaries that it builds itself; bench/README.md says what each
 //! figure means. A figure over its target is reported, never an error.
 
+mod agent;
 mod allocate;
 mod docker;
 mod figures;
@@ -36,6 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     allocate::bench(&mut criterion, &figures)?;
     criterion.final_summary();
 
+    if selected(&args, agent::NAME) {
+        agent::bench(&place, &figures)?;
+    }
     let mut verdicts = Vec::new();
     if selected(&args, launch::NAME) {
         verdicts.extend(launch::bench(&place, &figures)?);

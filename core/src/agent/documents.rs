@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::hold::NO_LAUNCHER;
 use super::{Agent, AgentError, DeviceView, Watched, describe_inventory};
 use crate::model::{Inventory, NumaNode, Record, Slice, Slot};
 use crate::plugin::{CallError, Client, Crash, Status};
@@ -197,6 +198,9 @@ impl Agent {
         let mut record = record.clone();
         if force {
             self.stop(&record, std::time::Duration::ZERO).await?;
+            if record.launcher == NO_LAUNCHER {
+                return Ok(());
+            }
             record = match self.find(&record.id).await {
                 // It was to be forgotten when it ended.
                 Err(AgentError::NoSuchWorkload(_)) => return Ok(()),

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 
+use super::hold::NO_LAUNCHER;
 use super::{Agent, AgentError, settle};
 use crate::launch::{Cgroup, Folder};
 use crate::model::{Exit, Record, State};
@@ -75,6 +76,10 @@ impl Agent {
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let same_boot = record.boot_id == boot;
 
+        // Nobody can tell whether what uses it still runs.
+        if record.launcher == NO_LAUNCHER && record.state == State::Running && same_boot {
+            return Ok(());
+        }
         let container = folder.container().ok();
         let waits = || container.as_ref().is_some_and(|c| c.waits(folder));
         if record.state == State::Running && same_boot && is_alive(&record) && !waits() {

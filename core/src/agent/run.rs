@@ -16,7 +16,9 @@ use crate::launch::{
     self, BindMount, By, Container, Folder, Identity, Job, Lack, LaunchError, Needs, Network, Oci,
     Reserved, Root, image, merge,
 };
-use crate::model::{Edits, Inventory, Record, State, check_workload_name, new_allocation_id};
+use crate::model::{
+    Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
+};
 use crate::{frames, monitor, sys};
 
 /// How long a monitor may take to make or start a container: the runtime's
@@ -103,7 +105,10 @@ impl Agent {
         let plan = self.plan(&id, &request, &inventory).await?;
         let folder = self.folder(&id);
         let lock = folder.create()?;
-        let record = match self.reserve(&id, &plan, &request, &inventory, failed) {
+        let taken = self.intent(&id, &plan, &request).and_then(|intent| {
+            self.take(intent, &request.resources, &plan.needs, &inventory, failed)
+        });
+        let record = match taken {
             Ok(record) => record,
             Err(error) => {
                 folder.remove();
@@ -115,20 +120,28 @@ impl Agent {
             .await
         {
             Ok(started) => Ok(started),
-            Err(error) => {
-                let undone = self.undo(&folder, &record).await;
-                Err(match error {
-                    error if !undone => AgentError::NotUndone {
-                        error: Box::new(error),
-                        name: record.name,
-                    },
-                    AgentError::Plugin { error, .. } => AgentError::Plugin {
-                        error,
-                        undone: true,
-                    },
-                    other => other,
-                })
-            }
+            Err(error) => Err(self.failed(&folder, record, error).await),
+        }
+    }
+
+    /// Undoes an intent; the error, with what became of it.
+    pub(super) async fn failed(
+        &self,
+        folder: &Folder,
+        record: Record,
+        error: AgentError,
+    ) -> AgentError {
+        let undone = self.undo(folder, &record).await;
+        match error {
+            error if !undone => AgentError::NotUndone {
+                error: Box::new(error),
+                name: record.name,
+            },
+            AgentError::Plugin { error, .. } => AgentError::Plugin {
+                error,
+                undone: true,
+            },
+            other => other,
         }
     }
 
@@ -252,57 +265,63 @@ impl Agent {
         })
     }
 
+    /// The intent of a workload, not yet decided.
+    fn intent(&self, id: &str, plan: &Plan, request: &RunRequest) -> Result<Record, AgentError> {
+        let (launcher, runtime) = plan.how.names();
+        Ok(Record {
+            id: id.to_owned(),
+            name: plan.name.clone(),
+            state: State::Preparing,
+            remove_on_exit: request.remove_on_exit,
+            owner: request.caller.uid,
+            boot_id: sys::boot_id()
+                .map_err(|e| AgentError::System("cannot read the boot id", e))?,
+            created_ms: sys::now_ms(),
+            asked: BTreeMap::new(),
+            slices: vec![],
+            why: vec![],
+            edits: BTreeMap::new(),
+            launcher,
+            runtime,
+            root: plan.root_name.clone(),
+            command: plan.job.command.clone(),
+            pid: None,
+            container_id: None,
+            exit: None,
+        })
+    }
+
     /// Decides and writes the intent, in one transaction.
-    fn reserve(
+    pub(super) fn take(
         &self,
-        id: &str,
-        plan: &Plan,
-        request: &RunRequest,
+        mut intent: Record,
+        request: &Request,
+        needs: &Needs,
         inventory: &Inventory,
         failed: Vec<(String, crate::plugin::CallError)>,
     ) -> Result<Record, AgentError> {
-        let boot_id =
-            sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         self.ledger.transact(|t| {
-            if let Some(other) = t.records().iter().find(|r| r.name == plan.name) {
+            if let Some(other) = t.records().iter().find(|r| r.name == intent.name) {
                 return Err(AgentError::NameTaken {
                     name: other.name.clone(),
                     state: other.state.word(),
                 });
             }
             let held: Vec<&Record> = t.records().iter().filter(|r| r.holds()).collect();
-            let decision = decide(inventory, &held, &request.resources)
+            let decision = decide(inventory, &held, request)
                 .map_err(|error| decide::blame(error, inventory, failed))?;
-            plan.needs
+            needs
                 .check(&decision.granted)
                 .map_err(|Lack { needs, remedy }| AgentError::ImageNeeds {
-                    image: plan.root_name.clone(),
+                    image: intent.root.clone(),
                     needs,
                     remedy,
                 })?;
-            let (launcher, runtime) = plan.how.names();
-            let record = Record {
-                id: id.to_owned(),
-                name: plan.name.clone(),
-                state: State::Preparing,
-                remove_on_exit: request.remove_on_exit,
-                owner: request.caller.uid,
-                boot_id,
-                created_ms: sys::now_ms(),
-                asked: decision.granted,
-                slices: decision.slices,
-                why: decision.why,
-                edits: BTreeMap::new(),
-                launcher,
-                runtime,
-                root: plan.root_name.clone(),
-                command: plan.job.command.clone(),
-                pid: None,
-                container_id: None,
-                exit: None,
-            };
-            t.put(record.clone());
-            Ok(record)
+            intent.asked = decision.granted;
+            intent.slices = decision.slices;
+            intent.why = decision.why;
+            t.put(intent.clone());
+            Ok(intent)
         })
     }
 
@@ -378,7 +397,7 @@ impl Agent {
         }
     }
 
-    async fn prepare(
+    pub(super) async fn prepare(
         &self,
         record: &Record,
         inventory: &Inventory,

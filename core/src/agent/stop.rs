@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::hold::NO_LAUNCHER;
 use super::{Agent, AgentError};
 use crate::model::{Exit, Record, State};
 use crate::monitor::{self, Event};
@@ -18,6 +19,9 @@ impl Agent {
     pub async fn stop(&self, record: &Record, grace: Duration) -> Result<Option<Exit>, AgentError> {
         if record.state == State::Exited {
             return Ok(record.exit.clone());
+        }
+        if record.launcher == NO_LAUNCHER {
+            return self.let_go(record).await.map(|()| None);
         }
         if let Ok(exit) = monitor::stop(&self.folder(&record.id), grace).await {
             return Ok(Some(exit));

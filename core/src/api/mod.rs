@@ -55,7 +55,7 @@ const AFTER: (&str, &str) = (
 );
 
 /// Every operation there is.
-pub const OPERATIONS: [Operation; 17] = [
+pub const OPERATIONS: [Operation; 18] = [
     get("version", "/v1/version", "Who answers here", "Version"),
     get(
         "openapi",
@@ -98,6 +98,13 @@ pub const OPERATIONS: [Operation; 17] = [
             "Created",
         )
     },
+    post(
+        "allocate",
+        "/v1/allocations",
+        "Take slices without starting anything; the record has the edits that give them to a process. DELETE /v1/workloads/{name}?force=true lets go of them",
+        Some("AllocateRequest"),
+        "Record",
+    ),
     get("workload", "/v1/workloads/{name}", "One workload", "Record"),
     Operation {
         method: "delete",

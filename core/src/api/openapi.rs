@@ -6,7 +6,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::{Created, Ended, Failed, OPERATIONS, Operation, Removed, StopRequest, Version};
-use crate::agent::{Decision, Devices, Plugins, RunRequest, Workloads};
+use crate::agent::{AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads};
 use crate::model::{Record, Request};
 use crate::monitor::ExecRequest;
 
@@ -48,6 +48,7 @@ fn schemas(generator: &mut SchemaGenerator) -> Map<String, Value> {
         )+};
     }
     register!(
+        AllocateRequest,
         Created,
         Decision,
         Devices,
@@ -86,7 +87,7 @@ fn describe(operation: &Operation, names: &Map<String, Value>) -> Value {
     }
     let good = match operation.id {
         "attach" | "exec" => "101",
-        "run" => "201",
+        "run" | "allocate" => "201",
         _ => "200",
     };
     let mut described = json!({

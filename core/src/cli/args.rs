@@ -528,6 +528,52 @@ pub(super) struct Agent {}
 pub(super) enum Plugin {
     /// List the plugins, what they offer, and what is wrong with them
     List,
+    /// Say whether a plugin keeps the contract; exit status 1 if it does not
+    Check(Check),
+    /// Show what a plugin does: its calls, and drills of a crash and a hang; exit status 1 if it went wrong
+    Dev(Dev),
+}
+
+const CHECK_EXAMPLES: &str = "\
+No root, no state: the plugin is loaded in hosts of its own. Slices of its devices
+are prepared and released, so choose a machine that is idle, or another root.
+--set KEY=VALUE is a setting of this plugin; deadline_ms is one of every plugin.
+
+Examples:
+  divvy plugin check target/debug/libdivvy_plugin_lamp.so
+  divvy plugin check ./libdivvy_plugin_npu.so --set root=./machine --only release
+
+Exit status: 0 no check failed; 1 some did; 2 unreadable words; 125 Divvy failed.";
+
+/// `divvy plugin check`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = CHECK_EXAMPLES)]
+pub(super) struct Check {
+    /// The plugin: libdivvy_plugin_NAME.so
+    pub(super) file: PathBuf,
+    /// This check, or group of checks, alone (repeatable), such as release.twice or release
+    #[arg(long, value_name = "CHECK")]
+    pub(super) only: Vec<String>,
+}
+
+const DEV_EXAMPLES: &str = "\
+As for `plugin check`: slices are prepared and released, so choose an idle machine.
+
+Examples:
+  divvy plugin dev target/debug/libdivvy_plugin_lamp.so
+  divvy plugin dev ./libdivvy_plugin_npu.so --set root=./machine --watch
+
+Exit status: as of `plugin check`.";
+
+/// `divvy plugin dev`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = DEV_EXAMPLES)]
+pub(super) struct Dev {
+    /// The plugin: libdivvy_plugin_NAME.so
+    pub(super) file: PathBuf,
+    /// Again each time the file changes, until interrupted
+    #[arg(long)]
+    pub(super) watch: bool,
 }
 
 /// `divvy state`.

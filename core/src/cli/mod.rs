@@ -7,7 +7,7 @@
 //! |---|---|
 //! | 0 | done |
 //! | the command's own | `run` and `exec` |
-//! | 1 | a verb found something wrong: `doctor`, `state check` |
+//! | 1 | a verb found something wrong: `doctor`, `state check`, `plugin check` |
 //! | 2 | words that cannot be read |
 //! | 125 | Divvy failed |
 //! | 126, 127 | the command cannot be executed, was not found (as Docker's) |

@@ -35,7 +35,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::events::Event;
-use crate::agent::{Agent, AgentError, Decision, Devices, Plugins, RunRequest, Workloads, pick};
+use crate::agent::{
+    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads, pick,
+};
 use crate::api::{self, Client, Created, Ended, Removed, StopRequest, Version};
 use crate::model::{Exit, Record, Request, State};
 use crate::monitor::{self, ExecRequest, Log};
@@ -154,6 +156,19 @@ impl Divvy {
                 let created: Created = client.post("/v1/workloads", Some(&request)).await?;
                 Ok(Workload::there(client.clone(), created))
             }
+        }
+    }
+
+    /// Takes slices without starting anything: for programs that start their
+    /// jobs themselves. The record has the edits that give the slices to a
+    /// process; [`stop`](Self::stop) lets go of them.
+    ///
+    /// # Errors
+    /// Why they cannot be had.
+    pub async fn allocate(&self, request: &AllocateRequest) -> Result<Record, AgentError> {
+        match &self.0 {
+            Inner::Here(agent) => agent.allocate(request).await,
+            Inner::There(client) => client.post("/v1/allocations", Some(request)).await,
         }
     }
 

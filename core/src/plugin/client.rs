@@ -30,9 +30,9 @@ use super::wire::{Answer, Op, Outcome};
 use crate::sys::now_ms;
 
 /// Time for loading a file and reading its manifest.
-const LOAD: Duration = Duration::from_secs(5);
+pub(super) const LOAD: Duration = Duration::from_secs(5);
 /// Time for `sample`.
-const SAMPLE: Duration = Duration::from_secs(2);
+pub(super) const SAMPLE: Duration = Duration::from_secs(2);
 
 /// Why a call to a plugin gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -488,22 +488,10 @@ impl Client {
             plugin: self.name.clone(),
             why: lie.to_string(),
         })?;
-        if let Some(key) = self
-            .open
-            .config
-            .keys()
-            .find(|k| manifest.config.iter().all(|c| c.name != **k))
-        {
-            let known: Vec<&str> = manifest.config.iter().map(|c| c.name.as_str()).collect();
+        if let Some(message) = unknown_setting(&manifest, &self.open.config) {
             return Err(CallError::Refused {
                 plugin: self.name.clone(),
-                error: PluginError::new(
-                    ErrorCode::Invalid,
-                    format!(
-                        "it has no setting {key:?}; its settings are: {}",
-                        known.join(", ")
-                    ),
-                ),
+                error: PluginError::new(ErrorCode::Invalid, message),
             }
             .into());
         }
@@ -620,6 +608,22 @@ impl Client {
         }
         reason
     }
+}
+
+/// What is wrong with a setting that the manifest does not list.
+pub(super) fn unknown_setting(
+    manifest: &Manifest,
+    config: &BTreeMap<String, String>,
+) -> Option<String> {
+    let known: Vec<&str> = manifest.config.iter().map(|c| c.name.as_str()).collect();
+    let key = config.keys().find(|key| !known.contains(&key.as_str()))?;
+    Some(match known.is_empty() {
+        true => format!("it has no setting {key:?}; it has none"),
+        false => format!(
+            "it has no setting {key:?}; its settings are: {}",
+            known.join(", ")
+        ),
+    })
 }
 
 /// Looks again whether a stuck host has gone.

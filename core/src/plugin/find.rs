@@ -102,7 +102,12 @@ pub fn find(folder: &Path) -> Result<Vec<Result<PluginFile, FindError>>, FindErr
     Ok(paths.into_iter().map(open).collect())
 }
 
-fn open(path: PathBuf) -> Result<PluginFile, FindError> {
+/// Opens one file that was named, wherever it is: who names a file means it, so
+/// the folders above are not looked at. The file itself has to be safe.
+///
+/// # Errors
+/// It cannot be opened, is no regular file, or others can change it.
+pub(crate) fn open(path: PathBuf) -> Result<PluginFile, FindError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| match e {
         rustix::io::Errno::LOOP => FindError::NotAFile(path.clone(), "a symbolic link"),

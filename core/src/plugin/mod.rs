@@ -7,21 +7,27 @@
 //! * [`Client`]: one plugin over the lives of its hosts: restart, back-off,
 //!   quarantine, `stuck`;
 //! * [`Set`]: all plugins of a machine, and the [`Inventory`] they make;
+//! * `check`: does a plugin keep the contract? `dev`: what it does, shown;
+//! * `rule`: what replies must keep, in words;
 //! * `validate`: the edge where a plugin's word becomes a fact, or is refused.
 //!
 //! [`Inventory`]: crate::model::Inventory
 
+pub(crate) mod check;
 mod client;
 mod crashes;
+pub(crate) mod dev;
 mod find;
 mod host;
 mod process;
+mod rule;
 mod set;
 pub(crate) mod validate;
 mod wire;
 
 pub use client::{CallError, Client, Status};
 pub use crashes::{Crash, Crashes};
+pub(crate) use find::open as open_file;
 pub use find::{FindError, PluginFile, find};
 pub use host::main as host_main;
 pub use set::{Answer, OpenError, Set, Settings, combine};

@@ -157,6 +157,23 @@ impl Process {
         Ok(answer)
     }
 
+    /// Has it written to the channel what nobody asked for?
+    pub(super) fn is_babbling(&self) -> bool {
+        !matches!(
+            self.channel.try_read(&mut [0; 1]),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock
+        )
+    }
+
+    /// Closes the channel, which ends a host; says whether it did in time.
+    pub(super) async fn part(self, patience: Duration) -> bool {
+        let Self {
+            mut child, channel, ..
+        } = self;
+        drop(channel);
+        matches!(timeout(patience, child.wait()).await, Ok(Ok(_)))
+    }
+
     /// Was a call given up before its answer was read?
     pub(super) fn is_interrupted(&self) -> bool {
         self.interrupted

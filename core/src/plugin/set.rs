@@ -219,7 +219,7 @@ pub fn combine(answers: Vec<Answer>) -> (Inventory, Vec<(String, CallError)>) {
     (inventory, failed)
 }
 
-fn deadline(plugin: &str, value: Option<String>) -> Result<Duration, OpenError> {
+pub(super) fn deadline(plugin: &str, value: Option<String>) -> Result<Duration, OpenError> {
     let Some(value) = value else {
         return Ok(Duration::from_secs(10));
     };

@@ -1,6 +1,7 @@
 //! The edge (S16): a plugin's word is checked here, once, and nowhere else.
 //!
-//! Whatever breaks a rule is refused whole, with the plugin's name and what it
+//! The rules' sentences and remedies are in [`rule`](super::rule); here each is
+//! kept. Whatever breaks one is refused whole, with the plugin's name and what it
 //! said; nothing of the reply is used.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,13 +12,18 @@ use divvy_plugin::{
     Partitioning, Resources, Samples, Shape, Slice, Slot,
 };
 
+use super::rule::Rule;
 use crate::allocate::{MAX_DRAWS, MAX_MODES};
 use crate::model::{BASE_SLOTS, Inventory};
 
 /// What a plugin said that cannot be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Lie(String);
+#[error("{why}")]
+pub(crate) struct Lie {
+    /// The rule that it breaks.
+    pub(super) rule: Rule,
+    why: String,
+}
 
 type Checked = Result<(), Lie>;
 
@@ -31,9 +37,9 @@ const MAX_CAPACITIES: usize = 64;
 const MAX_PROFILES: usize = 32;
 
 macro_rules! ensure {
-    ($holds:expr, $($message:tt)+) => {
+    ($rule:expr, $holds:expr, $($message:tt)+) => {
         if !$holds {
-            return Err(Lie(format!($($message)+)));
+            return Err(Lie { rule: $rule, why: format!($($message)+) });
         }
     };
 }
@@ -51,6 +57,7 @@ pub(crate) fn inventory(inventory: &Inventory) -> Checked {
     }
     for device in &inventory.devices {
         ensure!(
+            Rule::Slots,
             inventory.plugins.contains_key(&device.plugin),
             "{} is of a plugin that offers no slots",
             device.name()
@@ -59,6 +66,7 @@ pub(crate) fn inventory(inventory: &Inventory) -> Checked {
     let mut names = BTreeSet::new();
     for (_, slot) in inventory.slots() {
         ensure!(
+            Rule::SlotNames,
             names.insert(&slot.name),
             "there are two slots {}",
             slot.name
@@ -71,14 +79,20 @@ pub(crate) fn inventory(inventory: &Inventory) -> Checked {
 pub(super) fn manifest(manifest: &Manifest, file: &str) -> Checked {
     let name = &manifest.name;
     ensure!(
+        Rule::Name,
         word(name, 32),
         "its name {name:?} is not [a-z][a-z0-9-]* of at most 32 bytes"
     );
     ensure!(
+        Rule::FileName,
         name == file,
         "it calls itself {name:?} but its file says {file:?}"
     );
-    ensure!(!manifest.slots.is_empty(), "it offers no slots");
+    ensure!(
+        Rule::Slots,
+        !manifest.slots.is_empty(),
+        "it offers no slots"
+    );
     let mut seen = BTreeSet::new();
     let mut modes = BTreeSet::new();
     for slot in &manifest.slots {
@@ -87,34 +101,59 @@ pub(super) fn manifest(manifest: &Manifest, file: &str) -> Checked {
             .strip_prefix(name.as_str())
             .and_then(|r| r.strip_prefix('.'));
         let ok = BASE_SLOTS.contains(&s.as_str()) || prefixed.is_some_and(|rest| text(rest, 64));
-        ensure!(ok, "its slot {s:?} is not named {name}.SOMETHING");
-        ensure!(seen.insert(s), "it offers the slot {s} twice");
-        ensure!(!slot.quantum.is_zero(), "its slot {s} has a quantum of 0");
         ensure!(
+            Rule::SlotNames,
+            ok,
+            "its slot {s:?} is not named {name}.SOMETHING"
+        );
+        ensure!(
+            Rule::SlotNames,
+            seen.insert(s),
+            "it offers the slot {s} twice"
+        );
+        ensure!(
+            Rule::Quanta,
+            !slot.quantum.is_zero(),
+            "its slot {s} has a quantum of 0"
+        );
+        ensure!(
+            Rule::Classes,
             text(&slot.class, 64),
             "its slot {s} has the class {:?}",
             slot.class
         );
         draws(slot)?;
         if let Some(mode) = &slot.mode {
-            ensure!(word(mode, 32), "its slot {s} has the mode {mode:?}");
+            ensure!(
+                Rule::Modes,
+                word(mode, 32),
+                "its slot {s} has the mode {mode:?}"
+            );
             modes.insert(mode);
         }
     }
     ensure!(
+        Rule::Slots,
         manifest.slots.len() <= MAX_SLOTS,
         "it offers more than {MAX_SLOTS} slots"
     );
     ensure!(
+        Rule::Modes,
         modes.len() <= MAX_MODES,
         "its slots have more than {MAX_MODES} modes"
     );
     for key in &manifest.config {
-        ensure!(text(&key.name, 64), "it has a setting named {:?}", key.name);
+        ensure!(
+            Rule::Settings,
+            text(&key.name, 64),
+            "it has a setting named {:?}",
+            key.name
+        );
     }
     for pattern in &manifest.reserved_env {
         let stem = pattern.strip_suffix('*').unwrap_or(pattern);
         ensure!(
+            Rule::ReservedEnv,
             env_name(stem),
             "it reserves {pattern:?}, which is no environment variable"
         );
@@ -129,16 +168,19 @@ fn draws(slot: &Slot) -> Checked {
     match slot.shape {
         Shape::Partition => {
             ensure!(
+                Rule::Draws,
                 slot.draws.is_empty(),
                 "its slot {s} draws on something, but partitions' profiles say what they use"
             );
             ensure!(
+                Rule::Quanta,
                 slot.quantum == Amount::ONE,
                 "its slot {s} counts partitions in steps of {}",
                 slot.quantum
             );
         }
         Shape::Whole => ensure!(
+            Rule::Quanta,
             whole,
             "its slot {s} counts whole devices in steps of {}",
             slot.quantum
@@ -146,10 +188,12 @@ fn draws(slot: &Slot) -> Checked {
         _ => {}
     }
     ensure!(
+        Rule::Draws,
         slot.shape == Shape::Partition || !slot.draws.is_empty(),
         "its slot {s} draws on nothing"
     );
     ensure!(
+        Rule::Draws,
         slot.draws.len() <= MAX_DRAWS,
         "its slot {s} draws on more than {MAX_DRAWS} capacities"
     );
@@ -157,16 +201,19 @@ fn draws(slot: &Slot) -> Checked {
     for draw in &slot.draws {
         let capacity = &draw.capacity;
         ensure!(
+            Rule::Draws,
             !draw.per_unit.is_zero(),
             "its slot {s} draws 0 of {capacity:?}"
         );
         ensure!(
+            Rule::Draws,
             seen.insert(capacity),
             "its slot {s} draws on {capacity:?} twice"
         );
         if let Basis::Like(other) = &draw.of {
             let counted = |d: &Draw| d.capacity == *other && d.of == Basis::Units;
             ensure!(
+                Rule::Draws,
                 slot.draws.iter().any(counted),
                 "its slot {s} draws on {capacity:?} in proportion to {other:?}, which it does not count in"
             );
@@ -178,6 +225,7 @@ fn draws(slot: &Slot) -> Checked {
 /// Checks what was discovered.
 pub(super) fn discovery(discovery: &Discovery) -> Checked {
     ensure!(
+        Rule::DeviceCount,
         discovery.devices.len() <= MAX_DEVICES,
         "it reports more than {MAX_DEVICES} devices"
     );
@@ -185,13 +233,23 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
     for device in &discovery.devices {
         let id = &device.id;
         ensure!(
+            Rule::DeviceIds,
             device_id(id),
             "the device id {id:?} is not 1 to 128 of [A-Za-z0-9._:@/-]"
         );
-        ensure!(ids.insert(id.as_str()), "it reports the device {id} twice");
+        ensure!(
+            Rule::DeviceIds,
+            ids.insert(id.as_str()),
+            "it reports the device {id} twice"
+        );
         for (name, c) in &device.capacities {
-            ensure!(text(name, 64), "{id} has a capacity named {name:?}");
             ensure!(
+                Rule::Capacities,
+                text(name, 64),
+                "{id} has a capacity named {name:?}"
+            );
+            ensure!(
+                Rule::ReservedParts,
                 c.reserved <= c.total,
                 "{id} reserves {} of {} {name}, more than there is",
                 c.reserved,
@@ -200,12 +258,14 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
             if let Some(step) = c.step {
                 let usable = c.total.saturating_sub(c.reserved);
                 ensure!(
+                    Rule::Steps,
                     usable.is_multiple_of(step),
                     "{id} offers {usable} {name}, which is no multiple of its step {step}"
                 );
             }
         }
         ensure!(
+            Rule::Capacities,
             device.capacities.len() <= MAX_CAPACITIES,
             "{id} has more than {MAX_CAPACITIES} capacities"
         );
@@ -214,12 +274,14 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
         }
         for (name, what) in [("kind", &device.kind), ("model", &device.model)] {
             ensure!(
+                Rule::Texts,
                 printable(what, 256),
                 "{id} has an unprintable or overlong {name}"
             );
         }
         for attribute in device.attributes.keys() {
             ensure!(
+                Rule::Texts,
                 text(attribute, 64),
                 "{id} has an attribute named {attribute:?}"
             );
@@ -228,11 +290,17 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
     for device in &discovery.devices {
         for other in device.links.iter().map(|l| &l.to).chain(&device.parent) {
             ensure!(
+                Rule::References,
                 ids.contains(other.as_str()),
                 "{} refers to {other:?}, which is not there",
                 device.id
             );
-            ensure!(*other != device.id, "{} refers to itself", device.id);
+            ensure!(
+                Rule::References,
+                *other != device.id,
+                "{} refers to itself",
+                device.id
+            );
         }
     }
     Ok(())
@@ -242,11 +310,13 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
 fn partitioning(device: &Device, p: &Partitioning) -> Checked {
     let id = &device.id;
     ensure!(
+        Rule::Partitions,
         (1..=64).contains(&p.positions),
         "{id} has {} positions for partitions; 1 to 64 are possible",
         p.positions
     );
     ensure!(
+        Rule::Partitions,
         (1..=MAX_PROFILES).contains(&p.profiles.len()),
         "{id} has {} profiles of partitions; 1 to {MAX_PROFILES} are possible",
         p.profiles.len()
@@ -254,12 +324,18 @@ fn partitioning(device: &Device, p: &Partitioning) -> Checked {
     let mut seen = BTreeSet::new();
     for profile in &p.profiles {
         let slot = &profile.slot;
-        ensure!(text(slot, 64), "{id} has partitions for the slot {slot:?}");
         ensure!(
+            Rule::Partitions,
+            text(slot, 64),
+            "{id} has partitions for the slot {slot:?}"
+        );
+        ensure!(
+            Rule::Partitions,
             seen.insert(slot),
             "{id} has two profiles of partitions for {slot}"
         );
         ensure!(
+            Rule::Partitions,
             (1..=p.positions).contains(&profile.size),
             "{id}: {slot} covers {} of {} positions",
             profile.size,
@@ -267,6 +343,7 @@ fn partitioning(device: &Device, p: &Partitioning) -> Checked {
         );
         let last = p.positions - profile.size;
         ensure!(
+            Rule::Partitions,
             !profile.starts.is_empty()
                 && profile.starts.is_sorted_by(|a, b| a < b)
                 && profile.starts.iter().all(|s| *s <= last),
@@ -275,6 +352,7 @@ fn partitioning(device: &Device, p: &Partitioning) -> Checked {
             profile.size
         );
         ensure!(
+            Rule::Partitions,
             profile.capacities.len() <= MAX_DRAWS,
             "{id}: {slot} uses more than {MAX_DRAWS} capacities"
         );
@@ -282,6 +360,7 @@ fn partitioning(device: &Device, p: &Partitioning) -> Checked {
             let has = device.capacities.get(name);
             let usable = has.map(|c| c.total.saturating_sub(c.reserved));
             ensure!(
+                Rule::Partitions,
                 usable.is_some_and(|usable| *amount <= usable),
                 "{id}: {slot} uses {amount} {name}, more than there is"
             );
@@ -294,11 +373,16 @@ fn partitioning(device: &Device, p: &Partitioning) -> Checked {
 pub(super) fn samples(samples: &Samples) -> Checked {
     for (id, measures) in &samples.devices {
         ensure!(
+            Rule::MeasureNames,
             device_id(id),
             "it measures the device {id:?}, which is no device id"
         );
         for name in measures.keys() {
-            ensure!(text(name, 64), "{id} has a measure named {name:?}");
+            ensure!(
+                Rule::MeasureNames,
+                text(name, 64),
+                "{id} has a measure named {name:?}"
+            );
         }
     }
     Ok(())
@@ -316,8 +400,14 @@ pub(super) fn edits(
     let (mut paths, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for node in &edits.device_nodes {
         device_node(node, &granted, devices)?;
-        ensure!(paths.insert(&node.path), "it creates {} twice", node.path);
         ensure!(
+            Rule::NodesOnce,
+            paths.insert(&node.path),
+            "it creates {} twice",
+            node.path
+        );
+        ensure!(
+            Rule::NodesOnce,
             numbers.insert(number(node)),
             "it gives {} a second path",
             node.path
@@ -327,18 +417,24 @@ pub(super) fn edits(
     for mount in &edits.mounts {
         mount_rules(&mount.source, &mount.target)?;
         ensure!(
+            Rule::MountTargets,
             targets.insert(&mount.target),
             "it mounts on {} twice",
             mount.target
         );
     }
     for gid in &edits.additional_gids {
-        ensure!(*gid != 0, "it adds the root group");
-        ensure!(*gid != u32::MAX, "it adds the group {gid}");
+        ensure!(Rule::Groups, *gid != 0, "it adds the root group");
+        ensure!(Rule::Groups, *gid != u32::MAX, "it adds the group {gid}");
     }
     for (key, value) in &edits.annotations {
-        ensure!(text(key, 128), "the annotation {key:?} has an odd name");
         ensure!(
+            Rule::Annotations,
+            text(key, 128),
+            "the annotation {key:?} has an odd name"
+        );
+        ensure!(
+            Rule::Annotations,
             printable(value, 4096),
             "the annotation {key} is unprintable or overlong"
         );
@@ -351,19 +447,23 @@ fn env(edits: &Edits, reserved: &[String]) -> Checked {
     for var in &edits.env {
         let name = &var.name;
         ensure!(
+            Rule::EnvNames,
             env_name(name),
             "it sets {name:?}, which is no environment variable"
         );
         ensure!(
+            Rule::EnvLoader,
             !name.starts_with("LD_"),
             "it sets the loader variable {name}"
         );
         ensure!(
+            Rule::EnvNames,
             !var.value.contains('\0'),
             "it sets {name} to a text with a NUL"
         );
-        ensure!(names.insert(name), "it sets {name} twice");
+        ensure!(Rule::EnvNames, names.insert(name), "it sets {name} twice");
         ensure!(
+            Rule::EnvReserved,
             var.default || is_reserved(name, reserved.iter().map(String::as_str)),
             "it sets {name} over the user's head without reserving it"
         );
@@ -388,6 +488,7 @@ fn device_node(
 ) -> Checked {
     let (device, path) = (&node.device, &node.path);
     ensure!(
+        Rule::NodesGranted,
         granted.contains(device.as_str()),
         "it gives {path} of {device}, which was not granted"
     );
@@ -395,6 +496,7 @@ fn device_node(
         .strip_prefix("/dev/")
         .is_some_and(|rest| !rest.is_empty());
     ensure!(
+        Rule::NodesPlace,
         under_dev && normal(path),
         "{path:?} is not a path under /dev"
     );
@@ -402,18 +504,21 @@ fn device_node(
         .get(device.as_str())
         .is_some_and(|d| d.nodes.contains(&number(node)));
     ensure!(
+        Rule::NodesOwn,
         owned,
         "it gives {path} ({}:{}), which is no node of {device}",
         node.major,
         node.minor
     );
     ensure!(
+        Rule::NodesMode,
         node.mode.is_none_or(|m| m <= 0o777),
         "{path} has the odd mode {:o}",
         node.mode.unwrap_or(0)
     );
     // A block device is a disk: nothing that accelerates.
     ensure!(
+        Rule::NodesChar,
         node.kind == NodeKind::Char,
         "it gives the block device {path}"
     );
@@ -431,10 +536,12 @@ fn number(node: &DeviceNode) -> NodeId {
 /// S5, by words alone; the launcher looks at the files themselves.
 fn mount_rules(source: &str, target: &str) -> Checked {
     ensure!(
+        Rule::MountSources,
         normal(source) && source != "/",
         "it mounts {source:?}, which is not a plain absolute path"
     );
     ensure!(
+        Rule::MountTargets,
         normal(target) && target != "/",
         "it mounts on {target:?}, which is not a plain absolute path"
     );
@@ -442,12 +549,14 @@ fn mount_rules(source: &str, target: &str) -> Checked {
         "/proc", "/sys", "/dev", "/etc", "/root", "/home", "/run", "/var/run", "/boot",
     ] {
         ensure!(
+            Rule::MountSources,
             !Path::new(source).starts_with(root),
             "it mounts {source}, which is under {root}"
         );
     }
     for root in ["/proc", "/sys", "/dev"] {
         ensure!(
+            Rule::MountTargets,
             !Path::new(target).starts_with(root),
             "it mounts on {target}, which is under {root}"
         );
@@ -461,12 +570,14 @@ fn resources(resources: &Resources, slices: &[Slice]) -> Checked {
         .flatten()
     {
         ensure!(
+            Rule::Lists,
             cpu_list(list),
             "{list:?} is not a kernel list such as 0-3,8"
         );
     }
     if let Some(quota) = resources.cpu_quota {
         ensure!(
+            Rule::Quota,
             (1_000..=1_000_000).contains(&quota.period_us) && quota.quota_us >= 1_000,
             "the quota {} µs per {} µs is outside what the kernel takes",
             quota.quota_us,
@@ -480,6 +591,7 @@ fn resources(resources: &Resources, slices: &[Slice]) -> Checked {
             .copied()
             .sum();
         ensure!(
+            Rule::MemoryLimit,
             Amount::from_units(bytes) <= granted,
             "it sets a memory limit of {bytes} bytes, above the {granted} that were granted"
         );
@@ -511,7 +623,7 @@ fn device_id(id: &str) -> bool {
         })
 }
 
-fn printable(text: &str, max: usize) -> bool {
+pub(super) fn printable(text: &str, max: usize) -> bool {
     text.len() <= max && !text.chars().any(char::is_control)
 }
 

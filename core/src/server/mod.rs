@@ -26,6 +26,7 @@ use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -47,8 +48,9 @@ use feed::Feed;
 use metrics::Counters;
 use peer::{Peer, Rules};
 
-/// How often is looked whether somebody else wrote to the ledger.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often is looked whether somebody wrote to the ledger or a plugin said
+/// something: what lasts less may be missed among the events.
+const LOOK: Duration = Duration::from_millis(20);
 /// How often ledger, containers and plugins are compared.
 const RECONCILE: Duration = Duration::from_secs(30);
 /// How often the plugin folder is looked at.
@@ -73,6 +75,8 @@ pub(crate) struct Server {
     started_ms: u64,
     /// Replaced as a whole when the plugin files change.
     agent: RwLock<Arc<Agent>>,
+    /// How often that happened.
+    reloads: AtomicU64,
     /// Has every plugin answered, or failed to?
     ready: watch::Sender<bool>,
     /// Workloads that are proven and wait for their start.
@@ -119,6 +123,7 @@ async fn serve(
         counters: Counters::default(),
         started_ms: now_ms(),
         agent: RwLock::new(Arc::new(agent)),
+        reloads: AtomicU64::new(0),
         ready: watch::Sender::new(false),
         waiting: Mutex::default(),
         look: Mutex::default(),
@@ -319,6 +324,7 @@ impl Server {
                     self.ready.send_replace(false);
                     let mut place = self.agent.write().unwrap_or_else(PoisonError::into_inner);
                     *place = Arc::new(agent);
+                    self.reloads.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => tracing::warn!("the plugin folder has changed, but {error}"),
             }
@@ -328,11 +334,19 @@ impl Server {
     /// Reads events off the ledger and the inventory.
     async fn observe(&self) {
         let mut first = true;
+        let mut seen = None;
         loop {
             sleep(LOOK).await;
             if !*self.ready.borrow() {
                 continue;
             }
+            let changes = self.seen(|_, watched| *watched.changes().borrow());
+            let reloads = self.reloads.load(Ordering::Relaxed);
+            let now = Some((self.ledger.generation(), reloads, changes));
+            if seen == now {
+                continue;
+            }
+            seen = now;
             let Ok(records) = self.records().await else {
                 continue;
             };

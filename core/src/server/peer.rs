@@ -56,6 +56,18 @@ impl Peer {
         self.0.as_ref().is_some_and(|who| who.uid == uid)
     }
 
+    /// Whose it is: root may ask for others.
+    pub(super) fn sign(&self, owner: &mut u32) -> Result<(), AgentError> {
+        match &self.0 {
+            None => Err(AgentError::Denied("nobody knows who asks".into())),
+            Some(who) if who.uid == 0 => Ok(()),
+            Some(who) => {
+                *owner = who.uid;
+                Ok(())
+            }
+        }
+    }
+
     /// Makes a request this peer's own. Root may ask for others; anybody else
     /// asks for itself: the job runs as the caller, and sees of the host what
     /// the caller can.

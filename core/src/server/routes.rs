@@ -14,7 +14,9 @@ use serde::Deserialize;
 use super::answer::Refusal;
 use super::peer::Peer;
 use super::{Server, streams};
-use crate::agent::{Agent, AgentError, Decision, Devices, Plugins, RunRequest, Workloads, pick};
+use crate::agent::{
+    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads, pick,
+};
 use crate::api::{self, Created, Ended, OPERATIONS, Removed, StopRequest, Version};
 use crate::launch::check_user_mount;
 use crate::model::{self, Exit, Record, State as Standing};
@@ -40,6 +42,7 @@ pub(super) fn router(server: Arc<Server>) -> Router {
             "fit" => post(fit),
             "workloads" => get(workloads),
             "run" => post(run),
+            "allocate" => post(allocate),
             "workload" => get(workload),
             "remove" => delete(remove),
             "start" => post(start),
@@ -184,6 +187,21 @@ async fn run(
         server.keep_waiting(started);
     }
     Ok((StatusCode::CREATED, Json(created)))
+}
+
+async fn allocate(
+    State(server): At,
+    ConnectInfo(peer): By,
+    request: Result<Json<AllocateRequest>, JsonRejection>,
+) -> Result<(StatusCode, Json<Record>), Refusal> {
+    let Json(mut request) = request.map_err(unreadable)?;
+    peer.sign(&mut request.owner)?;
+    server.known().await;
+    let record = server
+        .work(move |agent| async move { agent.allocate(&request).await })
+        .await
+        .map_err(|e| server.discreet(&peer, e))?;
+    Ok((StatusCode::CREATED, Json(record)))
 }
 
 async fn start(

@@ -44,10 +44,15 @@
 //!     }
 //!
 //!     fn prepare(&self, request: &PrepareRequest) -> Result<Edits, PluginError> {
+//!         let known = |slice: &&Slice| slice.device == "lamp-a" && slice.slot == "lamp.count";
+//!         let Some(lamp) = request.slices.first().filter(known) else {
+//!             let message = "there is no lamp but lamp-a";
+//!             return Err(PluginError::new(ErrorCode::Absent, message));
+//!         };
 //!         Ok(Edits {
 //!             env: vec![EnvVar {
 //!                 name: "LAMP_ID".into(),
-//!                 value: request.slices[0].device.clone(),
+//!                 value: lamp.device.clone(),
 //!                 default: false,
 //!             }],
 //!             ..Default::default()

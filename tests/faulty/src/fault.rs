@@ -22,6 +22,7 @@ pub(crate) struct Fault {
     once: Option<PathBuf>,
     times: u64,
     ms: u64,
+    file: Option<PathBuf>,
 }
 
 impl Fault {
@@ -34,6 +35,7 @@ impl Fault {
             once: config.get("once").map(PathBuf::from),
             times: number("times", 1),
             ms: number("ms", 100),
+            file: config.get("file").map(PathBuf::from),
         }
     }
 
@@ -51,6 +53,16 @@ impl Fault {
 
     pub(crate) fn mode(&self) -> &str {
         &self.mode
+    }
+
+    /// Is this the fault, in whichever operation?
+    pub(crate) fn is(&self, mode: &str) -> bool {
+        self.mode == mode
+    }
+
+    /// The file that is kept between hosts.
+    pub(crate) fn file(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new("/nonexistent"))
     }
 
     /// Commits the fault, if it belongs to this operation. `true`: the mode
@@ -109,6 +121,25 @@ impl Fault {
                 for _ in 0..200 {
                     thread::spawn(|| thread::sleep(FOREVER));
                 }
+            }
+            "leak-thread" => drop(thread::spawn(|| thread::sleep(FOREVER))),
+            "leak-file" => std::mem::forget(std::fs::File::open("/dev/null")),
+            "leak-memory" => std::mem::forget(vec![1u8; 2 << 20]),
+            "leak-process" => {
+                // SAFETY: the child makes only async-signal-safe calls.
+                if unsafe { libc::fork() } == 0 {
+                    loop {
+                        // SAFETY: touches no memory.
+                        unsafe { libc::pause() };
+                    }
+                }
+            }
+            "hang-at-exit" => {
+                extern "C" fn sleep() {
+                    thread::sleep(FOREVER);
+                }
+                // SAFETY: only registers the function above.
+                unsafe { libc::atexit(sleep) };
             }
             "channel-garbage" => on_channel(b"\x0b\0\0\0no json atall"),
             "channel-length" => on_channel(&[0xff; 64]),

@@ -9,11 +9,17 @@
 //! divvy --set faulty.mode=crash --set faulty.op=discover devices
 //! ```
 //!
+//! Faults that end, stop or disturb the host are in `fault`, replies that are
+//! untrue in `lie`, what goes wrong over several calls in `habit`.
+//!
 //! `manifest` takes no settings: its fault is read from the file
 //! `faulty.manifest` beside the plugin.
 
 mod fault;
+mod habit;
 mod lie;
+
+use std::time::{Duration, Instant};
 
 use divvy_plugin::{
     Amount, Capacity, ConfigKey, Device, DeviceNode, Discovery, Draw, Edits, EnforcementLevel,
@@ -67,6 +73,7 @@ impl Plugin for Faulty {
                 ),
                 ("times", "how often, with `once`; 1"),
                 ("ms", "how long the mode `slow` takes, in ms; 100"),
+                ("file", "a file that some modes keep between hosts"),
             ]
             .map(|(name, summary)| ConfigKey {
                 name: name.into(),
@@ -84,16 +91,15 @@ impl Plugin for Faulty {
 
     fn open(request: &OpenRequest) -> Result<Self, PluginError> {
         let fault = Fault::new(&request.config);
-        fault.strike("open")?;
+        let lies = fault.strike("open")?;
+        habit::in_open(&fault, lies, &request.config)?;
         Ok(Self { fault })
     }
 
     fn discover(&self) -> Result<Discovery, PluginError> {
         let lies = self.fault.strike("discover")?;
-        let mut found = Discovery {
-            devices: UNITS.map(|(id, minor)| unit(id, minor)).into(),
-            ..Discovery::default()
-        };
+        let _lock = habit::lock(&self.fault)?;
+        let mut found = self.discover_quietly();
         if lies {
             lie::in_discovery(self.fault.mode(), &mut found);
         }
@@ -101,13 +107,27 @@ impl Plugin for Faulty {
     }
 
     fn watch(&self, request: &WatchRequest) -> Result<WatchReply, PluginError> {
-        self.fault.strike("watch")?;
-        std::thread::sleep(std::time::Duration::from_millis(request.timeout_ms));
-        Ok(WatchReply { changed: None })
+        let lies = self.fault.strike("watch")?;
+        let _lock = habit::lock(&self.fault)?;
+        let end = Instant::now() + Duration::from_millis(request.timeout_ms);
+        let mut changed = Some(self.discover_quietly()).filter(|now| *now != request.known);
+        if lies {
+            match self.fault.mode() {
+                "restless" => changed = Some(request.known.clone()),
+                "impatient" => return Ok(WatchReply { changed: None }),
+                "deaf" => changed = None,
+                _ => {}
+            }
+        }
+        if changed.is_none() {
+            std::thread::sleep(end.saturating_duration_since(Instant::now()));
+        }
+        Ok(WatchReply { changed })
     }
 
     fn prepare(&self, request: &PrepareRequest) -> Result<Edits, PluginError> {
         let lies = self.fault.strike("prepare")?;
+        habit::in_prepare(&self.fault, lies, request)?;
         let ids: Vec<&str> = request.slices.iter().map(|s| s.device.as_str()).collect();
         let mut edits = Edits {
             env: vec![EnvVar {
@@ -126,19 +146,23 @@ impl Plugin for Faulty {
         if lies {
             lie::in_edits(self.fault.mode(), &mut edits);
         }
+        habit::in_edits(&self.fault, &mut edits);
         Ok(edits)
     }
 
     fn started(&self, _: &StartedRequest) -> Result<(), PluginError> {
-        self.fault.strike("started").map(drop)
+        let lies = self.fault.strike("started")?;
+        habit::once_only(&self.fault, lies)
     }
 
-    fn release(&self, _: &ReleaseRequest) -> Result<(), PluginError> {
-        self.fault.strike("release").map(drop)
+    fn release(&self, request: &ReleaseRequest) -> Result<(), PluginError> {
+        let lies = self.fault.strike("release")?;
+        habit::in_release(&self.fault, lies, request)
     }
 
-    fn restore(&self, _: &RestoreRequest) -> Result<(), PluginError> {
-        self.fault.strike("restore").map(drop)
+    fn restore(&self, request: &RestoreRequest) -> Result<(), PluginError> {
+        let lies = self.fault.strike("restore")?;
+        habit::in_restore(&self.fault, lies, request)
     }
 
     fn sample(&self) -> Result<Samples, PluginError> {
@@ -151,6 +175,16 @@ impl Plugin for Faulty {
             lie::in_samples(self.fault.mode(), &mut samples);
         }
         Ok(samples)
+    }
+}
+
+impl Faulty {
+    /// The devices without a fault: what `watch` compares with.
+    fn discover_quietly(&self) -> Discovery {
+        Discovery {
+            devices: UNITS.map(|(id, minor)| unit(id, minor)).into(),
+            ..Discovery::default()
+        }
     }
 }
 

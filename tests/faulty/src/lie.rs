@@ -1,8 +1,8 @@
 //! Replies that are well formed and untrue.
 
 use divvy_plugin::{
-    Amount, Attribute, CpuQuota, Discovery, Edits, EnvVar, Health, HealthState, Link, Manifest,
-    Mount, NodeKind, Samples,
+    Amount, Attribute, Capacity, CpuQuota, DefaultAmount, Discovery, Edits, EnvVar, Health,
+    HealthState, Link, Manifest, Mount, NodeKind, NumaNode, Partitioning, Profile, Samples,
 };
 
 use crate::{UNITS, node};
@@ -17,6 +17,13 @@ pub(crate) fn in_manifest(mode: &str, manifest: &mut Manifest) {
         "slot-of-cpu" => slot.name = "cpu".into(),
         "zero-quantum" => slot.quantum = Amount::ZERO,
         "no-draws" => slot.draws.clear(),
+        "bad-class" => slot.class = "a unit".into(),
+        "bad-mode" => slot.mode = Some("Shared".into()),
+        "default-off-quantum" => {
+            slot.default = Amount::from_nanos(300_000_000).map(DefaultAmount::Fixed);
+        }
+        "says-nothing" => slot.summary = " ".into(),
+        "changes" => manifest.version = format!("1.{}", std::process::id()),
         "slot-twice" => manifest.slots.extend_from_within(..),
         "reserves-everything" => manifest.reserved_env = vec!["*".into()],
         "setting-escapes" => manifest.config[0].name = "\x1b[31mmode".into(),
@@ -44,6 +51,54 @@ pub(crate) fn in_discovery(mode: &str, found: &mut Discovery) {
                 capacity.reserved = Amount::from_units(2);
             }
         }
+        "bad-capacity" => {
+            first
+                .capacities
+                .insert("a b".into(), Capacity::of(Amount::ONE));
+        }
+        "no-capacities" => first.capacities.clear(),
+        "odd-step" => {
+            for capacity in first.capacities.values_mut() {
+                capacity.step = Some(Amount::from_units(3));
+            }
+        }
+        "bad-partition" | "foreign-profile" => {
+            let profile = Profile {
+                slot: "faulty.parts".into(),
+                size: 2,
+                starts: vec![if mode == "bad-partition" { 3 } else { 2 }],
+                capacities: [("units".to_owned(), Amount::ONE)].into(),
+            };
+            first.partitioning = Some(Partitioning {
+                positions: 4,
+                profiles: vec![profile],
+            });
+        }
+        "no-reason" => {
+            first.health = Health {
+                state: HealthState::Degraded,
+                reason: None,
+            };
+        }
+        "lost-node" => {
+            first.numa_node = Some(7);
+            found.numa_nodes.push(NumaNode {
+                id: 0,
+                distances: [].into(),
+            });
+        }
+        "one-sided-link" => {
+            first.links.push(Link {
+                to: UNITS[1].0.into(),
+                kind: "nvlink".into(),
+                weight: 1,
+            });
+        }
+        "clock" => {
+            let now = Attribute::int(i64::from(crate::habit::next()));
+            first.attributes.insert("now".into(), now);
+        }
+        "pid-in-id" => first.id = format!("unit-{}", std::process::id()),
         "no-such-parent" => first.parent = Some("unit-z".into()),
         "own-parent" => first.parent = Some(first.id.clone()),
         "link-to-nowhere" => {
@@ -100,6 +155,10 @@ pub(crate) fn in_edits(mode: &str, edits: &mut Edits) {
         "block-device" | "disk-node" => edits.device_nodes[0].kind = NodeKind::Block,
         "two-nodes-same" => edits.device_nodes.extend_from_within(..1),
         "node-outside-dev" => edits.device_nodes[0].path = "/dev/../etc/passwd".into(),
+        "odd-node-mode" => edits.device_nodes[0].mode = Some(0o4777),
+        "no-edits" => *edits = Edits::default(),
+        "counts" => edits.env[0].value = crate::habit::next().to_string(),
+        "pid-in-edits" => edits.env[0].value = std::process::id().to_string(),
         "mount-root" => mount("/", "/host"),
         "mount-etc" => mount("/etc/shadow", "/shadow"),
         "mount-docker" => mount("/run/docker.sock", "/docker.sock"),
@@ -128,8 +187,13 @@ pub(crate) fn in_edits(mode: &str, edits: &mut Edits) {
 }
 
 pub(crate) fn in_samples(mode: &str, samples: &mut Samples) {
-    if mode == "sample-escapes" {
-        let measures = [("load\n{\"x\"}\x1b[31m".into(), Amount::ONE)].into();
-        samples.devices.insert(UNITS[0].0.into(), measures);
-    }
+    let (device, measure, value) = match mode {
+        "sample-escapes" => (UNITS[0].0, "load\n{\"x\"}\x1b[31m", Amount::ONE),
+        "stranger" => ("unit-z", "utilization_ratio", Amount::ONE),
+        "no-unit" => (UNITS[0].0, "temperature", Amount::ONE),
+        "over-one" => (UNITS[0].0, "utilization_ratio", Amount::from_units(2)),
+        _ => return,
+    };
+    let measures = [(measure.to_owned(), value)].into();
+    samples.devices.insert(device.into(), measures);
 }

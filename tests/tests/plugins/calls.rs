@@ -54,9 +54,9 @@ async fn a_watch_keeps_nobody_else_waiting() {
     let machine = Machine::with(&["faulty"]);
     let set = machine.plugins("");
     let faulty = set.get("faulty").unwrap();
-    faulty.discover().await.unwrap();
+    let known = faulty.discover().await.unwrap();
     let request = WatchRequest {
-        known: Discovery::default(),
+        known,
         timeout_ms: 2_000,
     };
     let began = Instant::now();

@@ -12,6 +12,9 @@ use anyhow::{Result, bail};
 
 use crate::shell::{self, say};
 
+/// A workspace of its own, which `--all` and `--workspace` leave out.
+const EXAMPLE: &str = "examples/plugin-npu/Cargo.toml";
+
 /// What was done, for the summary.
 #[derive(Debug, Default)]
 struct Steps(Vec<Step>);
@@ -60,7 +63,10 @@ fn all(rules: Rules, quick: bool, steps: &mut Steps) -> Result<()> {
         rules,
         "format",
         tool(fmt, "rustfmt"),
-        &[&["fmt", "--all", "--check"]],
+        &[
+            &["fmt", "--all", "--check"],
+            &["fmt", "--check", "--manifest-path", EXAMPLE],
+        ],
     )?;
     if !quick {
         let clippy = shell::works(&mut shell::cargo(["clippy", "--version"])?);
@@ -73,7 +79,20 @@ fn all(rules: Rules, quick: bool, steps: &mut Steps) -> Result<()> {
             "-D",
             "warnings",
         ];
-        steps.cargo(rules, "lints", tool(clippy, "clippy"), &[&lint])?;
+        let example = [
+            "clippy",
+            "--all-targets",
+            "--locked",
+            "--manifest-path",
+            EXAMPLE,
+            // Beside what the tests build of it.
+            "--target-dir",
+            "target/plugin-npu",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        steps.cargo(rules, "lints", tool(clippy, "clippy"), &[&lint, &example])?;
         licences(rules, steps)?;
         steps.cargo(
             rules,

@@ -1,12 +1,11 @@
-//! `divvy plugin`.
+//! `divvy plugin list`.
 
-use super::args::{Global, Plugin};
-use super::open;
-use super::output::{Failure, print_json, print_table, printable, table};
+use crate::cli::args::Global;
+use crate::cli::open;
+use crate::cli::output::{Failure, print_json, print_table, printable, table};
 use crate::plugin::Status;
 
-pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
-    let Plugin::List = args;
+pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     let all = open(global).await?.plugins().await?;
     if global.json {
         print_json(&all);
