@@ -90,6 +90,15 @@ impl Agent {
             monitor::spawn(&self.settings.exe, folder, lock, true)?;
             return Ok(());
         }
+        // Its monitor may have seen the end and died before the ledger knew; an
+        // engine remembers it too.
+        let mut exit = folder.exit();
+        if let Some(container) = container.as_ref().filter(|_| same_boot)
+            && record.state == State::Running
+            && exit.is_none()
+        {
+            exit = monitor::how_it_ended(folder, container).await;
+        }
         // Nothing of it runs. Whatever the runtime still has of it, goes.
         match container {
             Some(container) if same_boot => container.delete().await?,
@@ -105,8 +114,7 @@ impl Agent {
             folder.remove();
             return Ok(());
         }
-        // Its monitor may have seen the end and died before the ledger knew.
-        let exit = folder.exit().unwrap_or_else(|| Exit {
+        let exit = exit.unwrap_or_else(|| Exit {
             reason: Some(if same_boot {
                 "nobody saw how it ended: its monitor was killed".into()
             } else {
