@@ -210,7 +210,7 @@ impl Agent {
     /// The state folder.
     pub async fn rebuild(&self) -> Result<Rebuilt, AgentError> {
         let (mut records, mut unreadable) = copies(&self.settings.state);
-        let (more, odd) = self.from_engine(&records).await?;
+        let (more, odd) = self.told_by_engine(&records).await?;
         records.extend(more);
         unreadable.extend(odd);
         let set_aside = self.ledger.rebuild(records.clone())?;
