@@ -271,6 +271,11 @@ fn without_hardware_the_manifest_is_checked_and_the_rest_skipped() {
             .says("ok    manifest.draws")
             .says(" checks were skipped: not here: no such hardware, as asked");
         assert!(output.stdout.contains(", 0 failed, "), "{output}");
+        let divvy = machine
+            .divvy("plugin dev")
+            .arg(machine.plugin_file("faulty"));
+        let output = divvy.args(&settings).run().succeeds();
+        output.says("agent  goes no further: not here: no such hardware, as asked");
     }
 }
 
