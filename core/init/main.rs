@@ -6,6 +6,10 @@
 //! PID 1 is special (`pid_namespaces(7)`, `signal(7)`): the kernel drops every
 //! signal for which PID 1 has no handler, and orphans become its children.
 //!
+//! `divvy-init --gate FIFO -- COMMAND...` first waits for a byte from FIFO, and
+//! ends without running anything if its writer goes away instead: for a
+//! launcher that cannot make a container without starting it.
+//!
 //! Exit codes of its own follow the shell and Docker: 125 this program could
 //! not do its work, 126 the command cannot be run, 127 it was not found.
 //!
@@ -19,8 +23,10 @@
 #![deny(missing_docs)]
 
 use std::ffi::{CString, OsString, c_char, c_int, c_void};
-use std::io::{Error, IsTerminal};
+use std::io::{Error, ErrorKind, IsTerminal, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 
 // Linux numbers, the same on x86_64, aarch64 and riscv64 (signal(7)).
@@ -48,10 +54,21 @@ const WNOHANG: c_int = 1;
 const WUNTRACED: c_int = 2;
 const PR_SET_CHILD_SUBREAPER: c_int = 36;
 const STDIN: c_int = 0;
+const POLLIN: i16 = 1;
+/// Of open(2); another number on mips and sparc alone.
+const O_NONBLOCK: c_int = 0o4000;
 
 const EXIT_INTERNAL: u8 = 125;
 const EXIT_CANNOT_RUN: u8 = 126;
 const EXIT_NOT_FOUND: u8 = 127;
+
+/// `struct pollfd`.
+#[repr(C)]
+struct PollFd {
+    fd: c_int,
+    events: i16,
+    revents: i16,
+}
 
 /// `sigset_t`: 1024 bits in glibc and in musl.
 #[repr(C)]
@@ -63,6 +80,7 @@ unsafe extern "C" {
     fn fork() -> c_int;
     fn getpid() -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
+    fn poll(fds: *mut PollFd, count: usize, timeout_ms: c_int) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
     fn setpgid(pid: c_int, pgid: c_int) -> c_int;
     fn sigaddset(set: *mut SignalSet, signal: c_int) -> c_int;
@@ -77,7 +95,9 @@ unsafe extern "C" {
 
 fn main() -> ExitCode {
     let handled = block_signals();
-    let command = match command_line(std::env::args_os().skip(1).collect()) {
+    let command = match command_line(std::env::args_os().skip(1).collect())
+        .and_then(|(gate, command)| wait_at(gate).map(|()| command))
+    {
         Ok(command) => command,
         Err(message) => {
             eprintln!("divvy: {message}");
@@ -119,21 +139,59 @@ fn main() -> ExitCode {
     }
 }
 
-/// Splits off our own part of the command line: `[--] COMMAND [ARGUMENT...]`.
-fn command_line(mut arguments: Vec<OsString>) -> Result<Vec<CString>, String> {
+/// Splits off our own part of the command line:
+/// `[--gate FIFO] [--] COMMAND [ARGUMENT...]`.
+fn command_line(
+    mut arguments: Vec<OsString>,
+) -> Result<(Option<OsString>, Vec<CString>), String> {
+    let gate = (arguments.len() > 1 && arguments[0] == "--gate")
+        .then(|| arguments.drain(..2).next_back())
+        .flatten();
     if arguments.first().is_some_and(|first| first == "--") {
         arguments.remove(0);
     }
     if arguments.is_empty() {
         return Err("init: no command given (usage: divvy-init -- COMMAND [ARGUMENT...])".into());
     }
-    arguments
+    let command: Result<_, String> = arguments
         .iter()
         .map(|argument| {
             CString::new(argument.as_bytes())
                 .map_err(|_| "init: an argument holds a NUL byte".into())
         })
-        .collect()
+        .collect();
+    Ok((gate, command?))
+}
+
+/// Waits at the gate, if there is one, for one byte. Opened without waiting, so
+/// that a writer that is gone already is noticed.
+fn wait_at(gate: Option<OsString>) -> Result<(), String> {
+    let Some(path) = gate else { return Ok(()) };
+    let failed = |error: Error| format!("init: the gate cannot be read: {error}");
+    let mut gate = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(path)
+        .map_err(failed)?;
+    loop {
+        match gate.read(&mut [0]) {
+            Ok(0) => {
+                return Err("init: whoever was to start this is gone; it never ran".into());
+            }
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(failed(error)),
+        }
+        let mut polled = PollFd {
+            fd: gate.as_raw_fd(),
+            events: POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one live pollfd; -1 waits for ever. What went wrong is seen
+        // by the next read.
+        unsafe { poll(&mut polled, 1, -1) };
+    }
 }
 
 fn show(text: &CString) -> std::borrow::Cow<'_, str> {

@@ -33,6 +33,8 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// The plugin folder.
     pub plugin_dir: Option<PathBuf>,
+    /// The container engine's socket.
+    pub docker_socket: Option<PathBuf>,
     /// Settings of plugins, by plugin and key.
     #[serde(default)]
     pub plugins: BTreeMap<String, BTreeMap<String, Setting>>,
@@ -106,6 +108,7 @@ impl Config {
         for (key, path) in [
             ("state", &config.state),
             ("plugin_dir", &config.plugin_dir),
+            ("docker_socket", &config.docker_socket),
             ("agent.socket", &config.agent.socket),
         ] {
             if path.as_ref().is_some_and(|p| !p.is_absolute()) {

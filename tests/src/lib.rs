@@ -13,13 +13,16 @@
 #![deny(unsafe_code)]
 
 mod command;
+pub mod dockerd;
 mod machine;
 pub mod needs;
 pub mod npu;
 pub mod rootfs;
+mod terminal;
 
 pub use command::{Divvy, Output, Running};
 pub use machine::{Agent, Machine, eventually, hosts_of};
+pub use terminal::OnTerminal;
 
 /// Ends a test, loudly, on a machine that lacks something:
 /// `requires!(runc, root);`. See [`needs`].

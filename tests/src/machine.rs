@@ -174,6 +174,8 @@ impl Machine {
             "DIVVY_STATE",
             "DIVVY_PLUGIN_DIR",
             "DIVVY_LOG",
+            "DIVVY_DOCKER_SOCKET",
+            "DOCKER_HOST",
             "DIVVY_SOCKET",
         ] {
             command.env_remove(variable);

@@ -32,6 +32,17 @@ pub fn crun() -> Need {
     on_path("crun").then_some(()).ok_or("apt install crun")
 }
 
+/// A container engine to start privately.
+///
+/// # Errors
+/// It is not on `PATH`, nor where root's programs are.
+pub fn dockerd() -> Need {
+    let beside = ["/usr/sbin", "/usr/local/bin"].map(|f| Path::new(f).join("dockerd"));
+    (on_path("dockerd") || beside.iter().any(|p| p.is_file()))
+        .then_some(())
+        .ok_or("apt install docker.io")
+}
+
 /// Python 3.
 ///
 /// # Errors

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)] // a test says what failed by failing
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use divvy_tests::rootfs::{
     cgroups, command, ended, held, job, limit, machine, nothing_is_left, record, records, runtimes,
     sh, start, text, work,
 };
-use divvy_tests::{Machine, eventually, requires};
+use divvy_tests::{OnTerminal, eventually, requires};
 use rustix::process::Signal;
 
 #[test]
@@ -161,115 +160,6 @@ fn a_detached_job_is_found_again_in_its_log() {
 }
 
 // === terminals ===
-
-fn set_size(terminal: &impl std::os::fd::AsFd, columns: u16, rows: u16) {
-    let size = rustix::termios::Winsize {
-        ws_col: columns,
-        ws_row: rows,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    rustix::termios::tcsetwinsize(terminal, size).unwrap();
-}
-
-/// A `divvy` on a terminal of 100 × 40, and our end of it.
-struct OnTerminal {
-    ours: fs::File,
-    child: std::process::Child,
-    said: String,
-}
-
-impl OnTerminal {
-    fn start(machine: &Machine, words: &str, script: &str) -> Self {
-        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&ours).unwrap();
-        unlockpt(&ours).unwrap();
-        let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
-        let theirs: OwnedFd = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(name)
-            .unwrap()
-            .into();
-        let divvy = command(machine, words);
-        // setsid(1) makes it the session's terminal, for SIGWINCH.
-        let mut child = std::process::Command::new("setsid");
-        child
-            .arg("-c")
-            .arg(divvy.get_program())
-            .args(divvy.get_args());
-        child
-            .args(["sh", "-c", script])
-            .env("TERM", "vt220")
-            .current_dir(work(machine));
-        child.stdin(theirs.try_clone().unwrap());
-        child.stdout(theirs.try_clone().unwrap()).stderr(theirs);
-        set_size(&ours, 100, 40);
-        Self {
-            child: child.spawn().unwrap(),
-            ours: ours.into(),
-            said: String::new(),
-        }
-    }
-
-    fn resize(&mut self, columns: u16, rows: u16) {
-        set_size(&self.ours, columns, rows);
-    }
-
-    fn types(&mut self, keys: &str) {
-        use std::io::Write;
-        self.ours.write_all(keys.as_bytes()).unwrap();
-    }
-
-    /// Reads until it has said this.
-    #[track_caller]
-    fn says(&mut self, text: &str) {
-        use std::io::Read;
-        let end = Instant::now() + Duration::from_secs(15);
-        let mut buffer = [0; 4096];
-        while !self.said.contains(text) {
-            assert!(
-                Instant::now() < end,
-                "expected {text:?} on the terminal:\n{}",
-                self.said
-            );
-            let mut fds = [rustix::event::PollFd::new(
-                &self.ours,
-                rustix::event::PollFlags::IN,
-            )];
-            let wait = rustix::event::Timespec {
-                tv_sec: 0,
-                tv_nsec: 50_000_000,
-            };
-            rustix::event::poll(&mut fds, Some(&wait)).unwrap();
-            if !fds[0].revents().is_empty() {
-                // EIO: everyone has let go of it.
-                let n = self.ours.read(&mut buffer).unwrap_or(0);
-                assert!(n > 0, "expected {text:?} before the end:\n{}", self.said);
-                self.said.push_str(&String::from_utf8_lossy(&buffer[..n]));
-            }
-        }
-    }
-
-    #[track_caller]
-    fn exits(mut self, code: i32) {
-        let mut status = None;
-        let ended = eventually(|| {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        assert!(ended, "it does not end:\n{}", self.said);
-        assert_eq!(status.and_then(|s| s.code()), Some(code), "{}", self.said);
-    }
-}
-
-impl Drop for OnTerminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn a_terminal_has_a_size_and_carries_keys_and_control_c() {

@@ -81,6 +81,7 @@ fn record(n: usize) -> Record {
         root: "host".into(),
         command: vec!["true".into()],
         pid: Some(1),
+        container_id: None,
         exit: None,
     }
 }

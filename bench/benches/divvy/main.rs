@@ -4,6 +4,7 @@
 
 mod agent;
 mod allocate;
+mod docker;
 mod figures;
 mod launch;
 mod ledger;
@@ -39,13 +40,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     if selected(&args, agent::NAME) {
         agent::bench(&place, &figures)?;
     }
-    let verdict = if selected(&args, launch::NAME) {
-        launch::bench(&place, &figures)?
-    } else {
-        None
-    };
+    let mut verdicts = Vec::new();
+    if selected(&args, launch::NAME) {
+        verdicts.extend(launch::bench(&place, &figures)?);
+    }
+    if selected(&args, docker::NAME) {
+        verdicts.extend(docker::bench(&place, &figures)?);
+    }
     println!("\n{figures}");
-    if let Some(verdict) = verdict {
+    for verdict in verdicts {
         println!("{verdict}");
     }
     Ok(())

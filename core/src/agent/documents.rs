@@ -207,7 +207,7 @@ impl Agent {
                 other => other?,
             };
         }
-        self.remove(&record)
+        self.remove(&record).await
     }
 }
 

@@ -3,10 +3,12 @@
 use crate::allocate::Refusal;
 use crate::api::Fault;
 use crate::config::ConfigError;
+use crate::launch::docker::EngineError;
 use crate::launch::image::ImageError;
-use crate::launch::{LaunchError, MergeError, MountError};
+use crate::launch::{LaunchError, MergeError, MountError, VariableFault};
 use crate::ledger::LedgerError;
 use crate::model::{Amount, AmountTextError, NameError, format_amount};
+use crate::monitor::ExecError;
 use crate::plugin::{CallError, OpenError};
 
 /// Why the agent did not do what was asked. Nothing was changed.
@@ -124,6 +126,19 @@ pub enum AgentError {
         "{0} does not run, but a plugin has not released its slices yet; every divvy command tries again, `divvy plugin list` says what is wrong with the plugin"
     )]
     NotReleased(String),
+    /// What the image needs was not asked for.
+    #[error("the image {image} needs {needs}; ask for it: {remedy}")]
+    ImageNeeds {
+        /// The image.
+        image: String,
+        /// What.
+        needs: String,
+        /// The option to add.
+        remedy: String,
+    },
+    /// Options that do not go together.
+    #[error("{0}")]
+    Launcher(String),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -179,6 +194,25 @@ fn and_holders(held_by: Option<&str>, would_fit_without: &[String]) -> String {
     }
 }
 
+impl From<EngineError> for AgentError {
+    fn from(error: EngineError) -> Self {
+        Self::Launch(error.into())
+    }
+}
+
+impl From<ExecError> for AgentError {
+    fn from(error: ExecError) -> Self {
+        match error {
+            ExecError::Unreachable(error) => Self::System("its monitor cannot be reached", error),
+            ExecError::Refused { code, message } => Self::Remote(Box::new(Fault {
+                code,
+                message,
+                refusal: None,
+            })),
+        }
+    }
+}
+
 impl From<CallError> for AgentError {
     fn from(error: CallError) -> Self {
         Self::Plugin {
@@ -189,6 +223,14 @@ impl From<CallError> for AgentError {
 }
 
 impl AgentError {
+    /// A variable that a user may not set.
+    pub(crate) fn variable(fault: VariableFault, name: &str, value: &str) -> Self {
+        match fault {
+            VariableFault::Malformed => Self::Env(format!("{name}={value}")),
+            VariableFault::Reserved => Self::ReservedEnv(name.to_owned()),
+        }
+    }
+
     /// Why a request cannot be granted, for programs.
     #[must_use]
     pub fn refusal(&self) -> Option<serde_json::Value> {
@@ -227,6 +269,8 @@ impl AgentError {
             Self::TooLittleMemory(_) => "invalid_amount",
             Self::NotUndone { error, .. } => error.code(),
             Self::NotReleased(_) => "not_released",
+            Self::ImageNeeds { .. } => "image_requires",
+            Self::Launcher(_) => "invalid_launcher",
             Self::Ledger(error) => error.code(),
             Self::Launch(error) => error.code(),
             Self::Mount(_) => "invalid_mount",

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, AgentError, settle};
-use crate::launch::merge;
+use crate::launch::{Needs, merge};
 use crate::model::{Record, Request, State, check_workload_name, new_allocation_id};
 use crate::sys;
 
@@ -71,9 +71,16 @@ impl Agent {
             root: "-".into(),
             command: vec![],
             pid: None,
+            container_id: None,
             exit: None,
         };
-        let mut record = match self.take(intent, &request.resources, &inventory, failed) {
+        let mut record = match self.take(
+            intent,
+            &request.resources,
+            &Needs::default(),
+            &inventory,
+            failed,
+        ) {
             Ok(record) => record,
             Err(error) => {
                 folder.remove();

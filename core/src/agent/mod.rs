@@ -19,6 +19,7 @@
 
 mod decide;
 mod documents;
+mod engine;
 mod error;
 pub mod events;
 mod hold;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub exe: PathBuf,
     /// The plugins.
     pub plugins: plugin::Settings,
+    /// The container engine's socket; `None`: where engines usually listen.
+    pub docker_socket: Option<PathBuf>,
 }
 
 /// An agent: opens nothing until it is asked.
@@ -180,7 +183,7 @@ impl Agent {
     ///
     /// # Errors
     /// It has not ended.
-    pub fn remove(&self, record: &Record) -> Result<(), AgentError> {
+    pub async fn remove(&self, record: &Record) -> Result<(), AgentError> {
         self.ledger.transact(|t| match t.get(&record.id) {
             Some(r) if r.state != State::Exited => Err(AgentError::StillThere(r.name.clone())),
             _ => {
@@ -188,17 +191,28 @@ impl Agent {
                 Ok(())
             }
         })?;
-        self.folder(&record.id).remove();
+        let folder = self.folder(&record.id);
+        // An engine that was away when it ended may have it still.
+        if record.container_id.is_some()
+            && let Ok(container) = folder.container()
+        {
+            container.forget().await;
+        }
+        folder.remove();
         Ok(())
     }
 
     /// Sets a damaged ledger aside and makes a new one from the copies that the
-    /// workloads' folders carry.
+    /// workloads' folders carry, and, for folders that are lost, the containers
+    /// of the engine.
     ///
     /// # Errors
     /// The state folder.
-    pub fn rebuild(&self) -> Result<Rebuilt, AgentError> {
-        let (records, unreadable) = copies(&self.settings.state);
+    pub async fn rebuild(&self) -> Result<Rebuilt, AgentError> {
+        let (mut records, mut unreadable) = copies(&self.settings.state);
+        let (more, odd) = self.from_engine(&records).await?;
+        records.extend(more);
+        unreadable.extend(odd);
         let set_aside = self.ledger.rebuild(records.clone())?;
         Ok(Rebuilt {
             records,

@@ -9,7 +9,7 @@ use std::fs::File;
 
 use super::hold::NO_LAUNCHER;
 use super::{Agent, AgentError, settle};
-use crate::launch::{Cgroup, Container, Folder};
+use crate::launch::{Cgroup, Folder};
 use crate::model::{Exit, Record, State};
 use crate::{monitor, sys};
 
@@ -81,7 +81,7 @@ impl Agent {
             return Ok(());
         }
         let container = folder.container().ok();
-        let waits = || container.as_ref().is_some_and(Container::waits);
+        let waits = || container.as_ref().is_some_and(|c| c.waits(folder));
         if record.state == State::Running && same_boot && is_alive(&record) && !waits() {
             tracing::info!(
                 "{}: its monitor is gone; another follows it now",
@@ -92,8 +92,8 @@ impl Agent {
         }
         // Nothing of it runs. Whatever the runtime still has of it, goes.
         match container {
-            Some(container) if same_boot => container.delete()?,
-            Some(container) => container.forget(),
+            Some(container) if same_boot => container.delete().await?,
+            Some(container) => container.forget().await,
             None => {}
         }
         if record.state == State::Preparing {
@@ -122,5 +122,5 @@ impl Agent {
 /// Does its process still run, and is it still its process?
 fn is_alive(record: &Record) -> bool {
     let cgroup = record.pid.and_then(|pid| Cgroup::of(pid).ok());
-    cgroup.is_some_and(|c| c.belongs_to(&record.id))
+    cgroup.is_some_and(|c| c.belongs_to(record.cgroup_name()))
 }

@@ -26,6 +26,11 @@ pub enum RootRequest {
         /// Which of its images.
         reference: Option<String>,
     },
+    /// An image of the container engine, which pulls it if it is missing.
+    Engine {
+        /// Its name there.
+        image: String,
+    },
 }
 
 impl Default for RootRequest {

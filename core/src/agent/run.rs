@@ -11,29 +11,19 @@ use tokio::time::timeout;
 
 use super::decide::{self, decide};
 use super::{Agent, AgentError, RootRequest, RunRequest, settle};
+use crate::launch::docker::Prepared;
 use crate::launch::{
-    self, BindMount, Container, Folder, Identity, Job, LaunchError, Network, Root, Runtime, image,
-    merge,
+    self, BindMount, By, Container, Folder, Identity, Job, Lack, LaunchError, Needs, Network, Oci,
+    Reserved, Root, image, merge,
 };
 use crate::model::{
     Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
 };
-use crate::plugin::validate;
 use crate::{frames, monitor, sys};
 
 /// How long a monitor may take to make or start a container: the runtime's
 /// own limit and a little.
 const MONITOR: Duration = Duration::from_secs(70);
-/// Variables that choose devices by the runtime's or a library's rule, which
-/// no image and no user may set even where no plugin reserves them (S1, S2).
-const DEVICE_VARIABLES: [&str; 6] = [
-    "*_VISIBLE_DEVICES",
-    "NVIDIA_DRIVER_CAPABILITIES",
-    "NVIDIA_REQUIRE_*",
-    "GPU_DEVICE_ORDINAL",
-    "DOCKER_RESOURCE_*",
-    "LD_AUDIT",
-];
 
 /// A workload that is proven and waits for its go.
 #[derive(Debug)]
@@ -74,10 +64,26 @@ pub(super) type Variables = Vec<(String, String)>;
 struct Plan {
     name: String,
     job: Job,
-    root: Root,
     root_name: String,
-    runtime: Runtime,
+    how: How,
+    needs: Needs,
     notes: Vec<String>,
+}
+
+/// By which launcher.
+enum How {
+    Oci(Oci),
+    Engine(Box<Prepared>),
+}
+
+impl How {
+    /// The launcher's name, and the runtime's, for people.
+    fn names(&self) -> (String, String) {
+        match self {
+            Self::Oci(oci) => ("oci".into(), oci.runtime.name.clone()),
+            Self::Engine(on) => (on.engine.facts.kind.word().into(), on.engine.name()),
+        }
+    }
 }
 
 impl Agent {
@@ -96,12 +102,12 @@ impl Agent {
         let id = new_allocation_id(
             sys::random().map_err(|e| AgentError::System("no random numbers", e))?,
         );
-        let plan = self.plan(&id, &request, &inventory)?;
+        let plan = self.plan(&id, &request, &inventory).await?;
         let folder = self.folder(&id);
         let lock = folder.create()?;
-        let taken = self
-            .intent(&id, &plan, &request)
-            .and_then(|intent| self.take(intent, &request.resources, &inventory, failed));
+        let taken = self.intent(&id, &plan, &request).and_then(|intent| {
+            self.take(intent, &request.resources, &plan.needs, &inventory, failed)
+        });
         let record = match taken {
             Ok(record) => record,
             Err(error) => {
@@ -139,25 +145,16 @@ impl Agent {
         }
     }
 
-    /// Checks `NAME=VALUE` texts for a process of a workload that runs.
-    ///
-    /// # Errors
-    /// One is malformed, or only plugins may set it.
-    pub async fn check_env(&self, texts: Vec<String>) -> Result<Variables, AgentError> {
-        let (inventory, _) = self.inventory().await;
-        let mut env = Variables::new();
-        for text in texts {
-            let Some((name, value)) = text.split_once('=') else {
-                return Err(AgentError::Env(text));
-            };
-            check_variable(name, value, &inventory)?;
-            env.push((name.to_owned(), value.to_owned()));
+    /// What a monitor needs to settle an end.
+    pub(super) fn monitor_settings(&self) -> monitor::Settings {
+        monitor::Settings {
+            state: self.settings.state.clone(),
+            plugins: self.settings.plugins.clone(),
         }
-        Ok(env)
     }
 
     /// Checks all that can be checked without taking anything.
-    fn plan(
+    async fn plan(
         &self,
         id: &str,
         request: &RunRequest,
@@ -169,13 +166,13 @@ impl Agent {
             .unwrap_or_else(|| format!("w-{}", &id[..6]));
         check_workload_name(&name)?;
         let state = &self.settings.state;
-        let runtime = launch::pick(&request.runtime, &self.settings.exe, state)?;
+        let reserved = Reserved::of(inventory);
         let mut notes = Vec::new();
         let mut job = Job {
             id: id.to_owned(),
             name: name.clone(),
             command: request.command.clone(),
-            env: user_env(request, inventory)?,
+            env: user_env(request, &reserved)?,
             workdir: "/".into(),
             user: request.caller.clone(),
             mounts: request.mounts.clone(),
@@ -187,8 +184,36 @@ impl Agent {
             shm_bytes: request.shm_bytes.unwrap_or(launch::SHM_BYTES),
             stop_signal: "SIGTERM".into(),
         };
+        // Whatever launches it: a user's mount never shows the engine's socket.
+        if let Ok(socket) = self.engine_socket() {
+            for mount in &request.mounts {
+                launch::check_socket(&mount.source, &socket)
+                    .map_err(|why| LaunchError::Forbidden(format!("-v: {why}")))?;
+            }
+        }
+        let mut needs = Needs::default();
+        let label = |why: String| AgentError::Root(format!("the image cannot be used: {why}"));
+        let on_engine = matches!(request.root, RootRequest::Engine { .. });
+        if job.network == Network::Bridge && !on_engine {
+            return Err(AgentError::Launcher(
+                "--net bridge needs a container engine, which makes the bridge: take an image with --launcher docker, or --net host".into(),
+            ));
+        }
         let mut image_user = None;
         let (root, root_name) = match &request.root {
+            RootRequest::Engine { image } => {
+                let on = self.on_engine(image, request, &mut job, &reserved).await?;
+                let (prepared, config) = on;
+                finish_job(&mut job, request)?;
+                return Ok(Plan {
+                    name,
+                    job,
+                    root_name: image.clone(),
+                    how: How::Engine(Box::new(prepared)),
+                    needs: Needs::of(&config.labels).map_err(label)?,
+                    notes,
+                });
+            }
             RootRequest::Host { current } => {
                 notes.extend(on_host_root(&mut job, current, state)?);
                 (Root::Host, "host".to_owned())
@@ -219,36 +244,30 @@ impl Agent {
             RootRequest::Image { path, reference } => {
                 let opened = image::open(path, reference.as_deref(), &state.join("images"))?;
                 notes.extend(opened.notes.clone());
-                apply_image(&mut job, &opened.config, inventory);
+                apply_image(&mut job, &opened.config, &reserved);
+                needs = Needs::of(&opened.config.labels).map_err(label)?;
                 image_user = Some(opened.config.user).filter(|u| !u.is_empty());
                 (Root::Layers(opened.layers), path.display().to_string())
             }
         };
-        if job.command.is_empty() {
-            return Err(AgentError::NoCommand);
-        }
-        if job.command.iter().any(|word| word.contains('\0')) {
-            return Err(AgentError::Root("the command holds a NUL character".into()));
-        }
-        if let Some(workdir) = &request.workdir {
-            job.workdir.clone_from(workdir);
-        }
-        launch::check_workdir(&job.workdir)?;
+        let runtime = launch::pick(&request.runtime, &self.settings.exe, state)?;
+        finish_job(&mut job, request)?;
         if let Some(user) = request.user.clone().or(image_user) {
             job.user = identity(&user, &root)?;
         }
         Ok(Plan {
             name,
             job,
-            root,
             root_name,
-            runtime,
+            how: How::Oci(Oci { runtime, root }),
+            needs,
             notes,
         })
     }
 
     /// The intent of a workload, not yet decided.
     fn intent(&self, id: &str, plan: &Plan, request: &RunRequest) -> Result<Record, AgentError> {
+        let (launcher, runtime) = plan.how.names();
         Ok(Record {
             id: id.to_owned(),
             name: plan.name.clone(),
@@ -262,11 +281,12 @@ impl Agent {
             slices: vec![],
             why: vec![],
             edits: BTreeMap::new(),
-            launcher: "oci".into(),
-            runtime: plan.runtime.name.clone(),
+            launcher,
+            runtime,
             root: plan.root_name.clone(),
             command: plan.job.command.clone(),
             pid: None,
+            container_id: None,
             exit: None,
         })
     }
@@ -276,6 +296,7 @@ impl Agent {
         &self,
         mut intent: Record,
         request: &Request,
+        needs: &Needs,
         inventory: &Inventory,
         failed: Vec<(String, crate::plugin::CallError)>,
     ) -> Result<Record, AgentError> {
@@ -289,6 +310,13 @@ impl Agent {
             let held: Vec<&Record> = t.records().iter().filter(|r| r.holds()).collect();
             let decision = decide(inventory, &held, request)
                 .map_err(|error| decide::blame(error, inventory, failed))?;
+            needs
+                .check(&decision.granted)
+                .map_err(|Lack { needs, remedy }| AgentError::ImageNeeds {
+                    image: intent.root.clone(),
+                    needs,
+                    remedy,
+                })?;
             intent.asked = decision.granted;
             intent.slices = decision.slices;
             intent.why = decision.why;
@@ -312,22 +340,29 @@ impl Agent {
         launch::check_plugin_mounts(&edits, &self.settings.state)?;
 
         let init = launch::write_init(&self.settings.state)?;
-        let spec = launch::render(&plan.job, &edits, &folder.rootfs(), &init)?;
-        folder.save_bundle(&spec)?;
-        folder.save_container(&Container {
+        let container = |by: By| Container {
             id: record.id.clone(),
-            runtime: plan.runtime,
-            root: plan.root,
             tty: plan.job.tty,
             stdin: plan.job.stdin,
-            stop_signal: plan.job.stop_signal,
-            workdir: plan.job.workdir,
-        })?;
-        let settings = monitor::Settings {
-            state: self.settings.state.clone(),
-            plugins: self.settings.plugins.clone(),
+            stop_signal: plan.job.stop_signal.clone(),
+            workdir: plan.job.workdir.clone(),
+            reserved: Reserved::of(inventory),
+            by,
         };
-        folder.save_settings(&settings)?;
+        let container = match &plan.how {
+            How::Oci(oci) => {
+                let spec = launch::render(&plan.job, &edits, &folder.rootfs(), &init)?;
+                folder.save_bundle(&spec)?;
+                container(By::Oci(oci.clone()))
+            }
+            How::Engine(on) => {
+                let container = container(By::Engine(on.place()));
+                on.save(folder, &plan.job, &edits, &record, &container, &init)?;
+                container
+            }
+        };
+        folder.save_container(&container)?;
+        folder.save_settings(&self.monitor_settings())?;
 
         // Both hold it until this is proven and written; then the monitor does.
         let shared = lock
@@ -340,7 +375,7 @@ impl Agent {
         let mut control = UnixStream::from_std(control)
             .map_err(|e| AgentError::System("the monitor's socket", e))?;
         match self
-            .prove_and_commit(&mut control, folder, &edits, record)
+            .prove_and_commit(&mut control, folder, &edits, record, plan.job.network)
             .await
         {
             Ok(record) => Ok(Started {
@@ -393,15 +428,20 @@ impl Agent {
         folder: &Folder,
         edits: &Edits,
         mut record: Record,
+        network: Network,
     ) -> Result<Record, AgentError> {
-        let pid = match report(control).await? {
-            monitor::Report::Created { pid } => pid,
+        let (pid, container_id) = match report(control).await? {
+            monitor::Report::Created { pid, container_id } => (pid, container_id),
             _ => {
                 let why = "its monitor lost its place".into();
                 return Err(LaunchError::Container { step: "made", why }.into());
             }
         };
         launch::prove(pid, edits)?;
+        if container_id.is_some() {
+            // Ours is in its specification; an engine's is its own.
+            launch::prove_confined(pid, network)?;
+        }
         for name in record.plugins() {
             let Some(client) = self.plugins.get(name) else {
                 continue;
@@ -415,6 +455,7 @@ impl Agent {
         }
         record.state = State::Running;
         record.pid = Some(pid);
+        record.container_id = container_id;
         folder.save_record(&record)?;
         self.ledger.transact(|t| {
             t.put(record.clone());
@@ -428,7 +469,7 @@ impl Agent {
     async fn undo(&self, folder: &Folder, record: &Record) -> bool {
         let undone = async {
             if let Ok(container) = folder.container() {
-                container.delete()?;
+                container.delete().await?;
             }
             settle::release(&self.plugins, record).await?;
             self.ledger.transact(|t| {
@@ -482,40 +523,20 @@ fn identity(user: &str, root: &Root) -> Result<Identity, AgentError> {
 
 /// The user's own variables: what was inherited, less what is reserved, then
 /// `-e`, of which a reserved one is an error.
-fn user_env(request: &RunRequest, inventory: &Inventory) -> Result<Variables, AgentError> {
+fn user_env(request: &RunRequest, reserved: &Reserved) -> Result<Variables, AgentError> {
     let mut env: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in &request.inherited {
-        if validate::env_name(name) && !reserved(name, inventory) && !value.contains('\0') {
+        if reserved.lets(name) && !value.contains('\0') {
             env.insert(name.clone(), value.clone());
         }
     }
     for (name, value) in &request.env {
-        check_variable(name, value, inventory)?;
+        reserved
+            .check(name, value)
+            .map_err(|fault| AgentError::variable(fault, name, value))?;
         env.insert(name.clone(), value.clone());
     }
     Ok(env.into_iter().collect())
-}
-
-fn check_variable(name: &str, value: &str, inventory: &Inventory) -> Result<(), AgentError> {
-    if !validate::env_name(name) || value.contains('\0') {
-        return Err(AgentError::Env(format!("{name}={value}")));
-    }
-    if reserved(name, inventory) {
-        return Err(AgentError::ReservedEnv(name.to_owned()));
-    }
-    Ok(())
-}
-
-/// Is this a variable that only plugins set?
-fn reserved(name: &str, inventory: &Inventory) -> bool {
-    let upper = name.to_ascii_uppercase();
-    validate::is_reserved(name, inventory.reserved_env())
-        || DEVICE_VARIABLES
-            .iter()
-            .any(|pattern| match pattern.strip_prefix('*') {
-                Some(ending) => upper.ends_with(ending),
-                None => validate::is_reserved(&upper, [*pattern]),
-            })
 }
 
 /// The host's own root: the job runs as the caller in the current folder,
@@ -566,12 +587,26 @@ fn on_host_root(
     Ok(note)
 }
 
+/// What the user says over the image's head, and the rules for both.
+fn finish_job(job: &mut Job, request: &RunRequest) -> Result<(), AgentError> {
+    if job.command.is_empty() {
+        return Err(AgentError::NoCommand);
+    }
+    if job.command.iter().any(|word| word.contains('\0')) {
+        return Err(AgentError::Root("the command holds a NUL character".into()));
+    }
+    if let Some(workdir) = &request.workdir {
+        job.workdir.clone_from(workdir);
+    }
+    Ok(launch::check_workdir(&job.workdir)?)
+}
+
 /// What an image says, where the user did not; never a reserved variable.
-fn apply_image(job: &mut Job, config: &image::ImageConfig, inventory: &Inventory) {
+pub(super) fn apply_image(job: &mut Job, config: &image::ImageConfig, reserved: &Reserved) {
     let mut env: BTreeMap<String, String> = config
         .env
         .iter()
-        .filter(|(name, _)| validate::env_name(name) && !reserved(name, inventory))
+        .filter(|(name, _)| reserved.lets(name))
         .cloned()
         .collect();
     env.extend(std::mem::take(&mut job.env));

@@ -55,7 +55,7 @@ const AFTER: (&str, &str) = (
 );
 
 /// Every operation there is.
-pub const OPERATIONS: [Operation; 17] = [
+pub const OPERATIONS: [Operation; 18] = [
     get("version", "/v1/version", "Who answers here", "Version"),
     get(
         "openapi",
@@ -150,6 +150,13 @@ pub const OPERATIONS: [Operation; 17] = [
         "/v1/workloads/{name}/attach",
         "Upgrades to divvy-frames: its output from now on, its input, signals and end",
         None,
+        "application/octet-stream",
+    ),
+    post(
+        "exec",
+        "/v1/workloads/{name}/exec",
+        "Runs another command in it and upgrades to divvy-frames: its output, its input, signals and end",
+        Some("ExecRequest"),
         "application/octet-stream",
     ),
     Operation {

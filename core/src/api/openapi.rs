@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Created, Ended, Failed, OPERATIONS, Operation, Removed, StopRequest, Version};
 use crate::agent::{AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads};
 use crate::model::{Record, Request};
+use crate::monitor::ExecRequest;
 
 /// The document: OpenAPI 3.1, whose schemas are JSON Schema 2020-12.
 #[must_use]
@@ -52,6 +53,7 @@ fn schemas(generator: &mut SchemaGenerator) -> Map<String, Value> {
         Decision,
         Devices,
         Ended,
+        ExecRequest,
         Failed,
         Plugins,
         Record,
@@ -84,7 +86,7 @@ fn describe(operation: &Operation, names: &Map<String, Value>) -> Value {
         }));
     }
     let good = match operation.id {
-        "attach" => "101",
+        "attach" | "exec" => "101",
         "run" | "allocate" => "201",
         _ => "200",
     };

@@ -80,6 +80,15 @@ pub(super) struct Global {
         value_name = "PLUGIN.KEY=VALUE"
     )]
     pub(super) set: Vec<String>,
+    /// The container engine's socket [default: DOCKER_HOST's, then Docker's, then Podman's]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "SOCKET",
+        env = "DIVVY_DOCKER_SOCKET"
+    )]
+    pub(super) docker_socket: Option<PathBuf>,
     /// Say more on stderr; twice: much more
     #[arg(long, global = true, help_heading = "Everywhere", action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
@@ -105,6 +114,9 @@ impl Global {
         }
         if let Some(folder) = &self.plugin_dir {
             builder = builder.plugin_dir(folder);
+        }
+        if let Some(socket) = &self.docker_socket {
+            builder = builder.docker_socket(socket);
         }
         for (plugin, keys) in self.plugin_settings()? {
             for (key, value) in keys {
@@ -192,6 +204,7 @@ Examples:
   divvy run -d --name train --cpu 4 --mem 16GiB -v /data:/data:ro -- ./train.sh
   divvy run --slot cpu=1.5 --rootfs /srv/debian -- apt list
   divvy run ./image.tar                                  (OCI layout or `docker save`)
+  divvy run --net bridge python:3.12 python3 -c 'print(1)'   (Docker's image, pulled if missing)
 
 Exit status: the command's own; 125 Divvy failed; 126 the command cannot be
 executed; 127 it was not found; 128+n it was ended by signal n.";
@@ -232,7 +245,7 @@ pub(super) struct Run {
     /// Its working directory
     #[arg(short, long, value_name = "DIR")]
     pub(super) workdir: Option<String>,
-    /// Its network: its own loopback alone, or the host's
+    /// Its network: its own loopback alone, an engine's bridge, or the host's
     #[arg(long, value_enum, default_value_t = Net::None)]
     pub(super) net: Net,
     /// Size of its /dev/shm [default: 64MiB]
@@ -241,10 +254,10 @@ pub(super) struct Run {
     /// Use this folder as its root filesystem; what it writes is discarded
     #[arg(long, value_name = "DIR")]
     pub(super) rootfs: Option<PathBuf>,
-    /// How containers are started
+    /// Who makes the container: an engine for images that are no local file, else an OCI runtime
     #[arg(long, value_enum, default_value_t = Launcher::Auto)]
     pub(super) launcher: Launcher,
-    /// The OCI runtime: auto, built-in, a name on PATH or a path
+    /// The OCI runtime of the oci launcher: auto, built-in, a name on PATH or a path
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(super) runtime: String,
     /// [IMAGE [COMMAND...]], or -- COMMAND...
@@ -388,6 +401,7 @@ pub(super) struct Simulate {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Net {
     None,
+    Bridge,
     Host,
 }
 
@@ -395,6 +409,7 @@ pub(super) enum Net {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Launcher {
     Auto,
+    Docker,
     Oci,
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::agent;
 use super::args::Global;
 use super::output::{Failure, print_json, printable};
-use crate::launch::{Runtime, candidates};
+use crate::launch::{Runtime, candidates, docker};
 use crate::ledger::Ledger;
 use crate::sys;
 
@@ -65,6 +65,7 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
         found.good("running as root");
         state(&mut found, global)?;
         runtimes(&mut found, global)?;
+        engine(&mut found, global).await?;
     } else {
         found.bad(
             "not root: containers cannot be made, the ledger cannot be read",
@@ -201,6 +202,33 @@ fn runtimes(found: &mut Findings, global: &Global) -> Result<(), Failure> {
                 "nothing to do: the next one is used",
             ),
         }
+    }
+    Ok(())
+}
+
+/// An engine is no must: without one there is the oci launcher.
+async fn engine(found: &mut Findings, global: &Global) -> Result<(), Failure> {
+    let socket = match docker::find(global.settings()?.docker_socket.as_deref()) {
+        Ok(socket) => socket,
+        Err(error) => {
+            found.note(
+                format!("launcher docker: {error}"),
+                "nothing to do, unless images are to come from an engine",
+            );
+            return Ok(());
+        }
+    };
+    match docker::Engine::connect(&socket).await {
+        Ok(engine) => found.good(format!(
+            "launcher {} with {} at {}",
+            engine.facts.kind.word(),
+            engine.name(),
+            socket.display()
+        )),
+        Err(error) => found.note(
+            format!("launcher docker: {error}"),
+            "systemctl status docker; without it --launcher oci works",
+        ),
     }
     Ok(())
 }

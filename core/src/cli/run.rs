@@ -1,18 +1,15 @@
 //! `divvy run`.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use tokio::sync::mpsc;
-
 use super::args::{Global, Launcher, Net, Run};
+use super::follow::{End, follow};
 use super::output::{Failure, amounts, printable};
-use super::terminal::{RawTerminal, Signals, Terminal};
-use super::{ask, divvy, fit};
+use super::terminal::{RawTerminal, Terminal};
+use super::{ask, divvy, fit, pull};
 use crate::agent::{AgentError, RootRequest, RunRequest};
-use crate::launch::{Identity, Network, Wanted, check_user_mount};
+use crate::launch::{Identity, Network, Wanted, check_user_mount, docker};
 use crate::model::{Amount, Exit, Record, parse_amount};
-use crate::monitor::{Attached, Event, Signalled};
 
 pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     if args.dry_run {
@@ -32,6 +29,10 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
             let workload = divvy.run(request).await;
             unpacking.end();
             workload?
+        }
+        RootRequest::Engine { image } => {
+            pull::pull(&divvy, image).await?;
+            divvy.run(request).await?
         }
         _ => divvy.run(request).await?,
     };
@@ -61,8 +62,9 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     let end = follow(events, input, args.interactive || args.tty, raw.is_some()).await;
     drop(raw);
     match end {
-        Some(exit) => Ok(report(&record, &exit)),
-        None => Err(AgentError::Root(format!(
+        End::Exit(exit) => Ok(report(&record, &exit)),
+        End::Refused(fault) => Err(AgentError::Remote(fault).into()),
+        End::Gone => Err(AgentError::Root(format!(
             "the monitor of {name} went away; the workload may still run: divvy ps, divvy logs {name}",
             name = record.name
         ))
@@ -73,13 +75,13 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
 /// Words to a request; nothing is opened or taken.
 fn request(global: &Global, args: &Run) -> Result<RunRequest, Failure> {
     let (image, command) = split_words(&args.words)?;
-    let (Launcher::Auto | Launcher::Oci) = args.launcher;
     let caller = caller();
     let current = std::env::current_dir()
         .and_then(|d| d.canonicalize())
         .map_err(|e| AgentError::System("the current folder is gone", e))?;
     let root = match (&args.rootfs, image) {
         (Some(folder), image) => {
+            no_engine(args, "--rootfs")?;
             // With --rootfs every word is of the command.
             let command: Vec<String> = image.into_iter().chain(command).collect();
             return finish(
@@ -90,8 +92,11 @@ fn request(global: &Global, args: &Run) -> Result<RunRequest, Failure> {
                 command,
             );
         }
-        (None, Some(image)) => image_root(&image)?,
-        (None, None) => RootRequest::Host { current },
+        (None, Some(image)) => image_root(global, args, &image)?,
+        (None, None) => {
+            no_engine(args, "a command without an image")?;
+            RootRequest::Host { current }
+        }
     };
     finish(global, args, caller, root, command)
 }
@@ -150,6 +155,7 @@ fn finish(
         stdin: args.interactive || args.tty,
         network: match args.net {
             Net::None => Network::None,
+            Net::Bridge => Network::Bridge,
             Net::Host => Network::Host,
         },
         shm_bytes: shm_bytes.map(Amount::whole_units),
@@ -177,9 +183,21 @@ fn split_words(words: &[String]) -> Result<(Option<String>, Vec<String>), Failur
     }
 }
 
-fn image_root(image: &str) -> Result<RootRequest, Failure> {
+/// Refuses what only the oci launcher can do, if an engine is asked for.
+fn no_engine(args: &Run, what: &str) -> Result<(), AgentError> {
+    match args.launcher {
+        Launcher::Docker => Err(AgentError::Launcher(format!(
+            "--launcher docker runs images that the engine has or can pull; for {what} leave it out"
+        ))),
+        Launcher::Auto | Launcher::Oci => Ok(()),
+    }
+}
+
+/// A local file is for the oci launcher, any other image for the engine.
+fn image_root(global: &Global, args: &Run, image: &str) -> Result<RootRequest, Failure> {
     let as_is = Path::new(image);
     if as_is.exists() {
+        no_engine(args, "a local file (or `docker load` it)")?;
         return Ok(RootRequest::Image {
             path: as_is.to_owned(),
             reference: None,
@@ -189,16 +207,38 @@ fn image_root(image: &str) -> Result<RootRequest, Failure> {
     if let Some((path, reference)) = image.split_once(':')
         && Path::new(path).exists()
     {
+        no_engine(args, "a local file (or `docker load` it)")?;
         let reference = Some(reference.to_owned());
         return Ok(RootRequest::Image {
             path: PathBuf::from(path),
             reference,
         });
     }
-    Err(AgentError::Root(format!(
-        "there is no file or folder {image:?}. This launcher takes a local OCI layout or `docker save` archive; to run a command on the host's own root, write -- before it: divvy run -- {image}"
-    ))
-    .into())
+    let engine = docker::find(global.docker_socket.as_deref());
+    let is_path = image.starts_with(['/', '.']);
+    match (args.launcher, engine) {
+        (Launcher::Docker, Err(error)) => Err(error.into()),
+        (Launcher::Auto | Launcher::Docker, Ok(_)) if !is_path => {
+            if args.runtime != "auto" {
+                return Err(AgentError::Launcher(
+                    "--runtime is for the oci launcher; the engine is told to use a plain runtime of its own".into(),
+                )
+                .into());
+            }
+            let image = image.to_owned();
+            Ok(RootRequest::Engine { image })
+        }
+        (_, engine) => {
+            let engine = match (args.launcher, engine) {
+                (Launcher::Auto, Err(error)) if !is_path => format!("; and {error}"),
+                _ => String::new(),
+            };
+            Err(AgentError::Root(format!(
+                "there is no file or folder {image:?}{engine}. The oci launcher takes a local OCI layout or `docker save` archive; to run a command on the host's own root, write -- before it: divvy run -- {image}"
+            ))
+            .into())
+        }
+    }
 }
 
 /// The calling user: behind sudo, who called sudo.
@@ -220,87 +260,6 @@ fn caller() -> Identity {
             .map(|all| all.into_iter().map(rustix::process::Gid::as_raw).collect())
             .unwrap_or_default(),
     }
-}
-
-/// Stays with a workload: its output, our input, our signals, its end.
-async fn follow(
-    mut events: Attached,
-    mut input: Signalled,
-    interactive: bool,
-    terminal: bool,
-) -> Option<Exit> {
-    let sender = tokio::spawn(async move {
-        let mut signals = Signals::new()?;
-        let mut stdin = if interactive {
-            Some(read_stdin())
-        } else {
-            None
-        };
-        if terminal && let Some((columns, rows)) = Terminal::size() {
-            input.resize(columns, rows).await?;
-        }
-        loop {
-            tokio::select! {
-                data = next(&mut stdin) => match data {
-                    Some(data) => input.data(&data).await?,
-                    None => {
-                        stdin = None;
-                        input.end().await?;
-                    }
-                },
-                signal = signals.next() => match signal {
-                    crate::cli::terminal::WINCH if terminal => {
-                        if let Some((columns, rows)) = Terminal::size() {
-                            input.resize(columns, rows).await?;
-                        }
-                    }
-                    crate::cli::terminal::WINCH => {}
-                    number => input.signal(number).await?,
-                },
-            }
-        }
-        #[allow(unreachable_code)]
-        Ok::<(), std::io::Error>(())
-    });
-    let exit = loop {
-        match events.next().await {
-            Ok(Some(Event::Stdout(data))) => write(&mut std::io::stdout(), &data),
-            Ok(Some(Event::Stderr(data))) => write(&mut std::io::stderr(), &data),
-            Ok(Some(Event::Exit(exit))) => break Some(*exit),
-            Ok(Some(Event::Joined)) => {}
-            Ok(None) | Err(_) => break None,
-        }
-    };
-    sender.abort();
-    exit
-}
-
-/// Standard input, read on a thread of its own: a read that waits for a person
-/// must not keep this process from ending.
-fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
-    let (to, from) = mpsc::channel(4);
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
-            if to.blocking_send(buffer[..n].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-    from
-}
-
-/// The next piece of input; never, once it has ended.
-async fn next(stdin: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
-    match stdin {
-        Some(stdin) => stdin.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Writes through; if nobody reads us any more, the workload still runs on.
-fn write(to: &mut impl std::io::Write, data: &[u8]) {
-    let _ = to.write_all(data).and_then(|()| to.flush());
 }
 
 /// Says what its exit code does not, and gives the code.

@@ -18,7 +18,7 @@ pub(super) async fn run(global: &Global, args: &State) -> Result<u8, Failure> {
             Ok(0)
         }
         State::Check => check(global).await,
-        State::Rebuild => rebuild(global),
+        State::Rebuild => rebuild(global).await,
     }
 }
 
@@ -76,8 +76,8 @@ async fn check(global: &Global) -> Result<u8, Failure> {
     Ok(u8::from(!found.is_empty()))
 }
 
-fn rebuild(global: &Global) -> Result<u8, Failure> {
-    let rebuilt = agent(global)?.rebuild()?;
+async fn rebuild(global: &Global) -> Result<u8, Failure> {
+    let rebuilt = agent(global)?.rebuild().await?;
     let code = u8::from(!rebuilt.unreadable.is_empty());
     if global.json {
         print_json(&rebuilt);

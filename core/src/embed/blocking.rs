@@ -110,7 +110,7 @@ impl Workload {
                 match next.map_err(|e| AgentError::System("its monitor cannot be reached", e))? {
                     Some(Event::Stdout(data) | Event::Stderr(data)) => output(&data),
                     Some(Event::Exit(exit)) => return Ok(Some(*exit)),
-                    Some(Event::Joined) => {}
+                    Some(Event::Joined | Event::Refused { .. }) => {}
                     None => return self.inner.wait().await,
                 }
             }

@@ -48,6 +48,7 @@ pub struct Builder {
     socket: Option<Socket>,
     exe: Option<PathBuf>,
     config: Option<Config>,
+    docker_socket: Option<PathBuf>,
 }
 
 impl Builder {
@@ -85,6 +86,13 @@ impl Builder {
     #[must_use]
     pub fn exe(mut self, path: impl Into<PathBuf>) -> Self {
         self.exe = Some(path.into());
+        self
+    }
+
+    /// The container engine's socket; by default where engines usually listen.
+    #[must_use]
+    pub fn docker_socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.docker_socket = Some(path.into());
         self
     }
 
@@ -132,6 +140,10 @@ impl Builder {
             state,
             exe,
             plugins,
+            docker_socket: self
+                .docker_socket
+                .clone()
+                .or_else(|| config.docker_socket.clone()),
         };
         Ok((settings, config))
     }

@@ -39,8 +39,8 @@ use crate::agent::{
     Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads, pick,
 };
 use crate::api::{self, Client, Created, Ended, Removed, StopRequest, Version};
-use crate::model::{Exit, Record, Request};
-use crate::monitor::{self, Log};
+use crate::model::{Exit, Record, Request, State};
+use crate::monitor::{self, ExecRequest, Log};
 use crate::sys;
 
 /// This machine's Divvy.
@@ -187,6 +187,30 @@ impl Divvy {
                 let path = format!("/v1/workloads/{}/attach", record.id);
                 client
                     .frames(&path, None::<&()>)
+                    .await
+                    .map(Attachment::from)
+            }
+        }
+    }
+
+    /// Runs another command in a workload: with its user, rights and variables.
+    ///
+    /// # Errors
+    /// There is no such workload, it does not run, or the request is refused.
+    pub async fn exec(&self, name: &str, request: ExecRequest) -> Result<Attachment, AgentError> {
+        let record = self.workload(name).await?;
+        if record.state != State::Running {
+            return Err(AgentError::NotRunning(record.name));
+        }
+        match &self.0 {
+            Inner::Here(agent) => {
+                let attached = monitor::exec(&agent.folder(&record.id), request).await?;
+                Ok(Attachment::from(attached))
+            }
+            Inner::There(client) => {
+                let path = format!("/v1/workloads/{}/exec", record.id);
+                client
+                    .frames(&path, Some(&request))
                     .await
                     .map(Attachment::from)
             }

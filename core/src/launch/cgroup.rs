@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 use crate::model::CpuQuota;
 
+/// The length of the ids that engines give, hexadecimal digits.
+const ENGINE_ID: usize = 64;
+
 /// A container's cgroup folders, by controller; `""` is the unified one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cgroup {
@@ -94,11 +97,14 @@ impl Cgroup {
         fs::read_to_string(self.folders.get("devices")?.join("devices.list")).ok()
     }
 
-    /// Is one of its folders this container's own?
+    /// Is one of its folders this container's own? An engine's ids are long
+    /// enough to be told in `docker-ID.scope` too.
     pub(crate) fn belongs_to(&self, id: &str) -> bool {
-        self.folders
-            .values()
-            .any(|f| f.components().any(|c| c.as_os_str() == id))
+        let is_its = |part: &str| part == id || (id.len() >= ENGINE_ID && part.contains(id));
+        self.folders.values().any(|f| {
+            f.components()
+                .any(|c| c.as_os_str().to_str().is_some_and(is_its))
+        })
     }
 }
 
@@ -181,6 +187,23 @@ mod tests {
         let mounts = "30 25 0:26 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         let found = folders("0::/docker/x/divvy/a\n", mounts);
         assert_eq!(found[""], Path::new("/sys/fs/cgroup/divvy/a"));
+    }
+
+    #[test]
+    fn a_cgroup_is_told_by_the_containers_id() {
+        let long = "0123456789abcdef".repeat(4);
+        let of = |path: String| Cgroup {
+            folders: BTreeMap::from([(String::new(), PathBuf::from(path))]),
+        };
+        for path in [
+            format!("/docker/{long}"),
+            format!("/system.slice/docker-{long}.scope"),
+        ] {
+            assert!(of(path).belongs_to(&long));
+        }
+        assert!(of("/divvy/abc".into()).belongs_to("abc"));
+        assert!(!of("/divvy/abcd".into()).belongs_to("abc"));
+        assert!(!of(format!("/docker/{}", "f".repeat(64))).belongs_to(&long));
     }
 
     #[test]

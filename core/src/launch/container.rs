@@ -1,22 +1,20 @@
-//! One container: its folder on disk, and what the OCI runtime does to it.
+//! One container: its folder on disk, and what every launcher does to it.
 
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::runtime::last_line;
-use super::{LaunchError, Root, Runtime};
+use super::docker::OnEngine;
+use super::{LaunchError, Oci, Reserved};
 use crate::model::{Exit, Record};
 use crate::sys;
 
 /// What a workload's folder holds besides while it runs.
-const STREAMS: [&str; 7] = [
+const STREAMS: [&str; 10] = [
     "stdin",
     "stdout",
     "stderr",
@@ -24,6 +22,9 @@ const STREAMS: [&str; 7] = [
     "console.sock",
     "pid",
     "runtime.log",
+    "create.json",
+    "gate",
+    "went",
 ];
 
 /// The folder of one workload: `STATE/workloads/ID`.
@@ -38,10 +39,6 @@ pub struct Folder {
 pub struct Container {
     /// Its id.
     pub id: String,
-    /// The runtime that made it.
-    pub runtime: Runtime,
-    /// What its root is made of.
-    pub root: Root,
     /// Has it a terminal?
     pub tty: bool,
     /// Is its standard input open?
@@ -51,6 +48,22 @@ pub struct Container {
     /// Its working directory, which is made if its root has none such.
     #[serde(default)]
     pub workdir: String,
+    /// What nobody may set for a process in it.
+    #[serde(default)]
+    pub reserved: Reserved,
+    /// Who made it, and how.
+    #[serde(flatten)]
+    pub by: By,
+}
+
+/// The launcher of a container, with what only that launcher needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum By {
+    /// An OCI runtime.
+    Oci(Oci),
+    /// A container engine.
+    Engine(OnEngine),
 }
 
 impl Folder {
@@ -210,7 +223,7 @@ impl Folder {
         self.write("bundle/config.json", spec)
     }
 
-    fn write(&self, name: &str, document: &impl Serialize) -> Result<(), LaunchError> {
+    pub(super) fn write(&self, name: &str, document: &impl Serialize) -> Result<(), LaunchError> {
         let path = self.path.join(name);
         serde_json::to_vec(document)
             .map_err(std::io::Error::from)
@@ -218,7 +231,10 @@ impl Folder {
             .map_err(LaunchError::file("cannot write", &path))
     }
 
-    fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, LaunchError> {
+    pub(super) fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<T, LaunchError> {
         let path = self.path.join(name);
         fs::read(&path)
             .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
@@ -230,7 +246,7 @@ impl Folder {
         // Only ever a mount point: if it is not empty, something is still
         // mounted on it, and what is below is not ours to remove.
         let _ = fs::remove_dir(self.rootfs());
-        for name in ["bundle", "layer", "empty"] {
+        for name in ["bundle", "layer", "empty", "nodes"] {
             self.remove_tree(&self.path.join(name));
         }
         for name in STREAMS {
@@ -256,104 +272,36 @@ impl Folder {
 }
 
 impl Container {
-    /// `create`: the container exists, its process waits. The caller gives it
-    /// its standard streams.
-    pub(crate) fn create_command(&self, folder: &Folder, console: Option<&Path>) -> Command {
-        let mut args: Vec<OsString> = vec![
-            "create".into(),
-            "--bundle".into(),
-            folder.bundle().into(),
-            "--pid-file".into(),
-            folder.path.join("pid").into(),
-        ];
-        if let Some(socket) = console {
-            args.extend(["--console-socket".into(), socket.into()]);
+    /// Was it made, and does it still wait for the word to start?
+    pub(crate) fn waits(&self, folder: &Folder) -> bool {
+        match &self.by {
+            By::Oci(oci) => oci.waits(&self.id),
+            By::Engine(_) => !folder.went().exists(),
         }
-        args.push(self.id.clone().into());
-        self.runtime.logging_command(&folder.runtime_log(), args)
     }
 
-    /// `start`: the process runs.
-    pub(crate) fn start_command(&self) -> Command {
-        self.runtime
-            .command(["start".into(), self.id.clone().into()])
+    /// Drops what is remembered of a container that a restart of the machine
+    /// ended.
+    pub(crate) async fn forget(&self) {
+        match &self.by {
+            By::Oci(oci) => oci.forget(&self.id),
+            By::Engine(_) => {
+                if let Err(error) = self.delete().await {
+                    tracing::info!("{}: {error}", self.id);
+                }
+            }
+        }
     }
 
-    /// `kill`: sends a signal to its first process.
+    /// It is gone, whatever it was. A container that does not exist is a
+    /// success.
     ///
     /// # Errors
-    /// It is gone, or the runtime's word.
-    pub fn kill(&self, signal: &str) -> Result<(), LaunchError> {
-        self.run(
-            ["kill".into(), self.id.clone().into(), signal.into()],
-            "signalled",
-        )
-    }
-
-    /// Does its process still wait for `start`?
-    pub(crate) fn waits(&self) -> bool {
-        let mut state = self
-            .runtime
-            .command(["state".into(), self.id.clone().into()]);
-        let output = state.stdin(Stdio::null()).output();
-        let document: Option<serde_json::Value> = output
-            .ok()
-            .and_then(|o| serde_json::from_slice(&o.stdout).ok());
-        document.is_some_and(|d| d["status"] == "created")
-    }
-
-    /// Removes what the runtime remembers of a container that a restart of the
-    /// machine ended.
-    pub(crate) fn forget(&self) {
-        let _ = fs::remove_dir_all(self.runtime.root.join(&self.id));
-    }
-
-    /// `delete --force`: it is gone, whatever it was. A container that does
-    /// not exist is a success.
-    ///
-    /// # Errors
-    /// The runtime's word.
-    pub fn delete(&self) -> Result<(), LaunchError> {
-        if !self.runtime.root.join(&self.id).exists() {
-            return Ok(());
+    /// The launcher's word.
+    pub async fn delete(&self) -> Result<(), LaunchError> {
+        match &self.by {
+            By::Oci(oci) => oci.delete(&self.id),
+            By::Engine(on) => Ok(on.handle(&self.id)?.delete().await?),
         }
-        self.run(
-            ["delete".into(), "--force".into(), self.id.clone().into()],
-            "deleted",
-        )
-    }
-
-    /// `exec`: another process in it, on the caller's own streams.
-    #[must_use]
-    pub fn exec_command(&self, process: &Path, tty: bool) -> Command {
-        let mut args: Vec<OsString> = vec!["exec".into(), "--process".into(), process.into()];
-        if tty {
-            args.push("--tty".into());
-        }
-        args.push(self.id.clone().into());
-        self.runtime.command(args)
-    }
-
-    fn run<const N: usize>(
-        &self,
-        args: [OsString; N],
-        step: &'static str,
-    ) -> Result<(), LaunchError> {
-        let output: Output = self
-            .runtime
-            .command(args)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|e| LaunchError::Container {
-                step,
-                why: e.to_string(),
-            })?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(LaunchError::Container {
-            step,
-            why: last_line(&String::from_utf8_lossy(&output.stderr)),
-        })
     }
 }

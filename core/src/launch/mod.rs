@@ -1,7 +1,8 @@
 //! Launchers: from an allocation's edits to a running container, and back.
 //!
-//! One launcher so far: `oci`, which writes an OCI bundle, drives an OCI
-//! runtime by its command line, and leaves a *monitor* with the container.
+//! Two launchers. `oci` writes an OCI bundle and drives an OCI runtime by its
+//! command line; [`docker`] has a container engine make the container. Either
+//! way a *monitor* stays with it.
 //!
 //! * [`Job`]: what is to run; `spec` renders it with the merged edits into
 //!   the bundle's `config.json` (pure);
@@ -15,22 +16,28 @@
 pub mod builtin;
 mod cgroup;
 mod container;
+pub mod docker;
 mod edits;
 pub mod image;
 mod mounts;
+mod needs;
+mod oci;
 mod proof;
 mod rootfs;
 mod runtime;
 mod seccomp;
 mod signals;
 mod spec;
+mod variables;
 
 pub(crate) use cgroup::Cgroup;
-pub use container::{Container, Folder};
+pub use container::{By, Container, Folder};
 pub use edits::{MergeError, merge};
-pub(crate) use mounts::check_plugin_mounts;
 pub use mounts::{BindMount, MountError, check_user_mount};
-pub(crate) use proof::prove;
+pub(crate) use mounts::{check_plugin_mounts, check_socket};
+pub(crate) use needs::{Lack, Needs};
+pub use oci::Oci;
+pub(crate) use proof::{prove, prove_confined};
 pub use rootfs::Root;
 pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts, make_workdir};
 pub(crate) use runtime::last_line;
@@ -38,6 +45,8 @@ pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
 pub use signals::{signal_name, signal_number};
 pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
 pub(crate) use spec::{init_args, render, write_init};
+pub use variables::Reserved;
+pub(crate) use variables::VariableFault;
 
 use std::path::PathBuf;
 
@@ -73,6 +82,9 @@ pub enum LaunchError {
     /// The container is not what was granted; it never ran.
     #[error("the container was made but is not what was granted, and was not started: {0}")]
     Unproven(String),
+    /// The container engine.
+    #[error(transparent)]
+    Engine(#[from] docker::EngineError),
     /// A rule that no container may break.
     #[error("{0}")]
     Forbidden(String),
@@ -87,6 +99,7 @@ impl LaunchError {
             Self::File { .. } => "state_folder",
             Self::Container { .. } => "container_failed",
             Self::Unproven(_) => "injection_unproven",
+            Self::Engine(error) => error.code(),
             Self::Forbidden(_) => "forbidden",
         }
     }

@@ -163,20 +163,27 @@ pub(super) fn check_source(real: &Path, state: &Path) -> Result<(), String> {
     if kind.is_block_device() || kind.is_char_device() {
         return Err("devices are granted, not mounted; see `divvy devices`".into());
     }
-    for socket in ENGINE_SOCKETS {
-        // By device and inode: hard links and renamed sockets are the same.
-        let Ok(real_socket) = Path::new(socket).canonicalize() else {
-            continue;
-        };
-        let Ok(socket_meta) = std::fs::metadata(&real_socket) else {
-            continue;
-        };
-        let same = (socket_meta.dev(), socket_meta.ino()) == (meta.dev(), meta.ino());
-        if same || real_socket.starts_with(real) {
-            return Err(format!(
-                "it would show {socket}, whose holder is root on this machine"
-            ));
-        }
+    ENGINE_SOCKETS
+        .iter()
+        .try_for_each(|socket| check_socket(real, Path::new(socket)))
+}
+
+/// Would this show an engine's socket? By device and inode: hard links and
+/// renamed sockets are the same.
+pub(crate) fn check_socket(real: &Path, socket: &Path) -> Result<(), String> {
+    let Ok(real_socket) = socket.canonicalize() else {
+        return Ok(());
+    };
+    let (Ok(socket_meta), Ok(meta)) = (std::fs::metadata(&real_socket), std::fs::metadata(real))
+    else {
+        return Ok(());
+    };
+    let same = (socket_meta.dev(), socket_meta.ino()) == (meta.dev(), meta.ino());
+    if same || real_socket.starts_with(real) {
+        return Err(format!(
+            "it would show {}, whose holder is root on this machine",
+            socket.display()
+        ));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 
 use super::LaunchError;
+use super::Network;
 use super::cgroup::Cgroup;
 use crate::model::Edits;
 
@@ -44,6 +45,52 @@ pub(crate) fn prove(pid: u32, edits: &Edits) -> Result<(), LaunchError> {
         compare_rules(&rules, edits).map_err(unproven)?;
     }
     compare_limits(&cgroup, edits).map_err(unproven)
+}
+
+/// Proves what a container engine decides by itself: the process is filtered,
+/// gains no privileges, makes no device nodes, and shares no namespace with the
+/// machine but the network when asked.
+pub(crate) fn prove_confined(pid: u32, network: Network) -> Result<(), LaunchError> {
+    let read = |what: &str| std::fs::read_to_string(format!("/proc/{pid}/{what}"));
+    let status = read("status")
+        .map_err(|e| LaunchError::Unproven(format!("its process cannot be looked at: {e}")))?;
+    compare_status(&status).map_err(LaunchError::Unproven)?;
+    for kind in ["pid", "ipc", "uts", "mnt", "net"] {
+        let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
+        let (its, ours) = (of(&pid.to_string()), of("self"));
+        let may_share = kind == "net" && network == Network::Host;
+        if its.is_none() || (its == ours && !may_share) {
+            return Err(LaunchError::Unproven(format!(
+                "it has no {kind} namespace of its own"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Capabilities that no container has (capabilities(7)): DAC_READ_SEARCH,
+/// NET_ADMIN, SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, MKNOD.
+const NEVER: [u32; 7] = [2, 12, 16, 17, 19, 21, 27];
+
+/// `/proc/PID/status`, as proc(5) describes it.
+fn compare_status(status: &str) -> Result<(), String> {
+    let field = |name: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name));
+        line.map(|rest| rest.trim_start_matches(':').trim())
+            .unwrap_or_default()
+    };
+    if field("Seccomp") != "2" {
+        return Err("it has no seccomp filter".into());
+    }
+    if field("NoNewPrivs") != "1" {
+        return Err("it may gain privileges".into());
+    }
+    let bounding = u64::from_str_radix(field("CapBnd"), 16)
+        .map_err(|_| "its capabilities cannot be read".to_owned())?;
+    match NEVER.iter().find(|cap| bounding & (1 << **cap) != 0) {
+        Some(cap) => Err(format!("it holds capability {cap}")),
+        None => Ok(()),
+    }
 }
 
 type Nodes = BTreeMap<String, (FileType, u32, u32)>;
@@ -274,6 +321,30 @@ mod tests {
         assert!(check("c 240:8 rw").is_err());
         assert!(check("c 240:* rw").is_err());
         assert!(check("c 10:201 rwm").is_err());
+    }
+
+    #[test]
+    fn an_engines_confinement_is_read_from_the_kernel() {
+        let status = |seccomp: &str, privs: &str, caps: &str| {
+            format!(
+                "Name:\tinit\nCapBnd:\t{caps}\nNoNewPrivs:\t{privs}\nSeccomp:\t{seccomp}\nSeccomp_filters:\t1\n"
+            )
+        };
+        // Docker's default, less MKNOD.
+        let fine = "00000000a00425fb";
+        assert_eq!(compare_status(&status("2", "1", fine)), Ok(()));
+        for (status, why) in [
+            (status("0", "1", fine), "seccomp"),
+            (status("2", "0", fine), "privileges"),
+            (status("2", "1", "00000000a80425fb"), "capability 27"),
+            (status("2", "1", "000001ffffffffff"), "capability 2"),
+            (String::new(), "seccomp"),
+        ] {
+            assert!(
+                compare_status(&status).unwrap_err().contains(why),
+                "{status}"
+            );
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/divvy-init"));
 pub(super) const INIT_PATH: &str = "/dev/divvy-init";
 /// At most so many processes and threads in a container (S26). Linux's own
 /// default limit for a whole machine is 32,768 (`kernel/pid_max` before 2019).
-const PIDS: i64 = 32_768;
+pub(super) const PIDS: i64 = 32_768;
 /// The size of `/dev/shm` unless asked otherwise, bytes: Docker's default.
 pub const SHM_BYTES: u64 = 64 << 20;
 
@@ -90,6 +90,8 @@ pub enum Network {
     /// Its own, with nothing but the loopback device.
     #[default]
     None,
+    /// One of the engine's own making, with a way out: with an engine only.
+    Bridge,
     /// The host's.
     Host,
 }
@@ -227,6 +229,14 @@ fn env(job: &Job, edits: &Edits) -> Vec<String> {
     if job.tty {
         vars.insert("TERM", "xterm");
     }
+    layered(&mut vars, job, edits);
+    vars.into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
+/// Lays the variables over what is there, in the order of who wins.
+pub(super) fn layered<'a>(vars: &mut BTreeMap<&'a str, &'a str>, job: &'a Job, edits: &'a Edits) {
     let (defaults, forced): (Vec<_>, Vec<_>) = edits.env.iter().partition(|v| v.default);
     vars.extend(defaults.iter().map(|v| (v.name.as_str(), v.value.as_str())));
     vars.extend(
@@ -235,16 +245,13 @@ fn env(job: &Job, edits: &Edits) -> Vec<String> {
             .map(|(name, value)| (name.as_str(), value.as_str())),
     );
     vars.extend(forced.iter().map(|v| (v.name.as_str(), v.value.as_str())));
-    vars.into_iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
 }
 
 fn namespaces(network: Network) -> Value {
     let kinds = ["pid", "ipc", "uts", "mount", "network"];
     kinds
         .into_iter()
-        .filter(|kind| *kind != "network" || network == Network::None)
+        .filter(|kind| *kind != "network" || network != Network::Host)
         .map(|kind| json!({ "type": kind }))
         .collect()
 }

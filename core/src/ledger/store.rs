@@ -480,6 +480,7 @@ mod tests {
             root: "host".into(),
             command: vec!["true".into()],
             pid: None,
+            container_id: None,
             exit: None,
         }
     }

@@ -119,7 +119,7 @@ pub struct Record {
     /// twice.
     #[serde(default)]
     pub edits: BTreeMap<String, Edits>,
-    /// `oci`.
+    /// `oci`, `docker` or `podman`.
     pub launcher: String,
     /// The OCI runtime, for people: `runc 1.1.5`, `built-in`.
     pub runtime: String,
@@ -130,6 +130,10 @@ pub struct Record {
     /// The container's first process, host pid, once it is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// The container's id in its engine, once it is running; `None` with
+    /// `oci`, where it is the record's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
@@ -140,6 +144,12 @@ impl Record {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.state != State::Exited
+    }
+
+    /// The name by which its cgroup is told from others'.
+    #[must_use]
+    pub fn cgroup_name(&self) -> &str {
+        self.container_id.as_deref().unwrap_or(&self.id)
     }
 
     /// The slices on devices of this plugin, as the plugin sees them.

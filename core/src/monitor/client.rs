@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::protocol::{Ask, Event, Input};
+use super::protocol::{Ask, Event, ExecRequest, Input};
 use super::streams::short;
 use crate::frames;
 use crate::launch::Folder;
@@ -58,6 +58,49 @@ pub(crate) async fn open(folder: &Folder, what: &Ask) -> io::Result<UnixStream> 
     match first.and_then(Event::decode) {
         Some(Event::Joined) => Ok(stream),
         _ => Err(io::Error::other("the monitor does not speak as expected")),
+    }
+}
+
+/// Why a command does not run in a workload.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The workload has no monitor (any more).
+    #[error("its monitor cannot be reached: {0}")]
+    Unreachable(#[from] io::Error),
+    /// Its monitor says no.
+    #[error("{message}")]
+    Refused {
+        /// The stable code.
+        code: String,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Runs another command in a workload: its output, its end, its input.
+///
+/// # Errors
+/// [`ExecError`].
+pub async fn exec(
+    folder: &Folder,
+    request: ExecRequest,
+) -> Result<(Attached, Signalled), ExecError> {
+    let (read, write) = open_exec(folder, request).await?.into_split();
+    Ok(joined(read, write))
+}
+
+/// A connection to another command in a workload: what follows are its events
+/// and its input.
+pub(crate) async fn open_exec(
+    folder: &Folder,
+    request: ExecRequest,
+) -> Result<UnixStream, ExecError> {
+    let mut stream = ask(folder, &Ask::Exec(request)).await?;
+    let first = frames::receive(&mut stream).await?;
+    match first.and_then(Event::decode) {
+        Some(Event::Joined) => Ok(stream),
+        Some(Event::Refused { code, message }) => Err(ExecError::Refused { code, message }),
+        _ => Err(io::Error::other("the monitor does not speak as expected").into()),
     }
 }
 

@@ -10,7 +10,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -29,10 +29,19 @@ pub(super) struct Hub {
     inner: Mutex<Inner>,
 }
 
+/// How much of each stream was had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    out: usize,
+    err: usize,
+}
+
 #[derive(Debug)]
 struct Inner {
     log: Option<File>,
     written: u64,
+    /// What is in the log, of each stream; `None` once a part of it is gone.
+    counts: Option<Counts>,
     clients: Vec<mpsc::Sender<Arc<Vec<u8>>>>,
     /// The last event, for clients that come after it.
     end: Option<Arc<Vec<u8>>>,
@@ -45,15 +54,34 @@ impl Hub {
             .as_ref()
             .and_then(|l| l.metadata().ok())
             .map_or(0, |m| m.len());
+        let counts = if written > 0 {
+            count(&path)
+        } else {
+            Some(Counts::default())
+        };
         Self {
             path,
             inner: Mutex::new(Inner {
                 log,
                 written,
+                counts,
                 clients: Vec::new(),
                 end: None,
             }),
         }
+    }
+
+    /// How much of each stream is in the log, if all of it is.
+    pub(super) async fn counts(&self) -> Option<Counts> {
+        self.inner.lock().await.counts
+    }
+
+    /// When the log was last written, s since 1970.
+    pub(super) async fn last_s(&self) -> i32 {
+        let inner = self.inner.lock().await;
+        let meta = inner.log.as_ref().and_then(|log| log.metadata().ok());
+        let at = meta.map_or(0, |m| std::os::unix::fs::MetadataExt::mtime(&m));
+        i32::try_from(at).unwrap_or(0)
     }
 
     /// A new client's queue.
@@ -99,6 +127,12 @@ impl Hub {
             inner.log = open(&self.path);
             inner.written = 0;
         }
+        if let Some(counts) = &mut inner.counts {
+            match stream {
+                "err" => counts.err += data.len(),
+                _ => counts.out += data.len(),
+            }
+        }
         let t = crate::sys::now_ms();
         let mut line = match std::str::from_utf8(data) {
             Ok(text) => json!({ "t": t, "s": stream, "m": text }),
@@ -112,6 +146,44 @@ impl Hub {
             inner.written += line.len() as u64;
         }
     }
+}
+
+impl Counts {
+    /// How many of so many bytes of standard output were had already.
+    pub(super) fn skip_out(&mut self, bytes: usize) -> usize {
+        skip(&mut self.out, bytes)
+    }
+
+    /// The same, of standard error.
+    pub(super) fn skip_err(&mut self, bytes: usize) -> usize {
+        skip(&mut self.err, bytes)
+    }
+}
+
+fn skip(had: &mut usize, bytes: usize) -> usize {
+    let skipped = (*had).min(bytes);
+    *had -= skipped;
+    skipped
+}
+
+/// Counts what a log holds; `None` if it is not all there is.
+fn count(path: &Path) -> Option<Counts> {
+    if path.with_extension("jsonl.1").exists() {
+        return None;
+    }
+    let mut counts = Counts::default();
+    for line in std::fs::read_to_string(path).ok()?.lines() {
+        let piece: serde_json::Value = serde_json::from_str(line).ok()?;
+        let bytes = match (piece["m"].as_str(), piece["b"].as_str()) {
+            (Some(text), _) => text.len(),
+            (None, hex) => hex?.len() / 2,
+        };
+        match piece["s"].as_str()? {
+            "err" => counts.err += bytes,
+            _ => counts.out += bytes,
+        }
+    }
+    Some(counts)
 }
 
 async fn send(inner: &mut Inner, bytes: Arc<Vec<u8>>) {
@@ -142,4 +214,31 @@ fn hex(data: &[u8]) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_in_the_log_is_known_to_whoever_opens_it_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let hub = Hub::new(path.clone());
+        hub.output(Event::Stdout(b"four".to_vec())).await;
+        hub.output(Event::Stderr(vec![0xff, 0xfe])).await;
+        hub.output(Event::Stdout(b"6 \xc3\xa4\n".to_vec())).await;
+        let counts = Counts { out: 9, err: 2 };
+        assert_eq!(hub.counts().await, Some(counts));
+        let mut again = Hub::new(path.clone()).counts().await.unwrap();
+        assert_eq!(again, counts);
+        assert_eq!(
+            (again.skip_out(4), again.skip_out(7), again.skip_out(1)),
+            (4, 5, 0)
+        );
+        assert_eq!((again.skip_err(1), again.skip_err(9)), (1, 1));
+        // A part of it is gone: nobody can count it.
+        std::fs::write(path.with_extension("jsonl.1"), "").unwrap();
+        assert_eq!(Hub::new(path).counts().await, None);
+    }
 }

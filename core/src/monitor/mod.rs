@@ -2,10 +2,10 @@
 //!
 //! A monitor (conmon's idea) makes the container, waits for the agent's word
 //! that it is what was granted, starts it, keeps its output, serves whoever
-//! attaches, holds the grace timer of `stop`, and at the end notes how it
-//! ended, has the plugins release and frees the slices. It outlives the
-//! command that started it: `kill -9` of `divvy run` changes nothing for the
-//! container.
+//! attaches or runs another command in it, holds the grace timer of `stop`, and
+//! at the end notes how it ended, has the plugins release and frees the slices.
+//! It outlives the command that started it: `kill -9` of `divvy run` changes
+//! nothing for the container.
 //!
 //! Until the agent says *go*, the agent owns the workload: a monitor whose
 //! agent dies before that deletes the container, of which nothing ever ran.
@@ -16,18 +16,21 @@
 //! monitor that was killed can be replaced without the workload noticing.
 
 mod client;
+mod engine;
+mod exec;
 mod hub;
 mod log;
 mod process;
 mod protocol;
+mod serve;
 mod streams;
 
-pub use client::{Attached, Signalled, attach, stop};
-pub(crate) use client::{joined, open};
+pub use client::{Attached, ExecError, Signalled, attach, exec, stop};
+pub(crate) use client::{joined, open, open_exec};
 pub use log::{Log, LogLine};
 pub use process::main;
-pub use protocol::Event;
 pub(crate) use protocol::{Ask, Order, Report, Settings};
+pub use protocol::{Event, ExecRequest};
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;

@@ -5,28 +5,28 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
-};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{UnixListener, UnixStream};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::engine;
 use super::hub::Hub;
-use super::protocol::{Ask, Event, Input, Order, Report, Settings};
+use super::protocol::{Event, Order, Report, Settings};
+use super::serve::{Clients, Workload, serve};
 use super::streams::{self, Ends, Writer};
 use super::{CONTROL_FD, LOCK_FD};
-use crate::launch::{self, Cgroup, Container, Folder, LaunchError, last_line};
-use crate::model::{Exit, Usage};
+use crate::launch::{self, By, Cgroup, Container, Folder, LaunchError, Oci, last_line};
+use crate::model::{Exit, Record, Usage};
 use crate::{agent, frames, sys};
 
 /// How long a runtime may take to make or start a container.
-const RUNTIME: Duration = Duration::from_secs(60);
+pub(super) const RUNTIME: Duration = Duration::from_secs(60);
 /// How long output may still flow after the container's end.
-const DRAIN: Duration = Duration::from_secs(2);
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs a monitor: what `divvy monitor FOLDER [--adopt]` does; not for people.
 #[must_use]
@@ -103,6 +103,8 @@ struct Made {
     hub: Arc<Hub>,
     writer: Writer,
     pumps: Vec<tokio::task::JoinHandle<()>>,
+    /// Where an engine made it.
+    engine: Option<engine::Live>,
 }
 
 async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result<(), Failed> {
@@ -114,30 +116,42 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     let listener = streams::bind(folder, "attach.sock").map_err(failed("made"))?;
 
     let mut made = if adopt {
-        let pid = folder.record().map_err(failed("read"))?.pid;
-        let pid = pid.ok_or_else(|| failed("read")("its record has no pid"))?;
-        follow(folder, &container, pid).map_err(failed("followed"))?
+        let record = folder.record().map_err(failed("read"))?;
+        follow(folder, &container, &record).map_err(failed("followed"))?
     } else {
-        match make(folder, &container).await {
+        let made = match &container.by {
+            By::Oci(oci) => make(folder, &container, oci).await,
+            By::Engine(on) => match engine::make(folder, &container, on).await {
+                Ok(live) => by_engine(folder, live).map_err(|e| e.to_string()),
+                Err(why) => Err(why),
+            },
+        };
+        match made {
             Ok(made) => made,
             Err(error) => {
-                take_down(&container, folder);
+                take_down(&container, folder).await;
                 return Err(("made".into(), error));
             }
         }
     };
     // Before it can print a word: whoever is attached misses none.
     let workload = Arc::new(Workload {
+        folder: folder.clone(),
+        container: container.clone(),
+        cgroup_name: match &made.engine {
+            Some(live) => live.id.clone(),
+            None => container.id.clone(),
+        },
+        runs: AtomicBool::new(adopt),
         pidfd: made.pidfd.try_clone().map_err(failed("followed"))?,
         hub: Arc::clone(&made.hub),
         writer: Mutex::new(std::mem::replace(&mut made.writer, Writer::None)),
-        stop_signal: container.stop_signal.clone(),
     });
     let clients: Clients = Arc::default();
-    let server = tokio::spawn(serve(listener, workload, Arc::clone(&clients)));
+    let server = tokio::spawn(serve(listener, Arc::clone(&workload), Arc::clone(&clients)));
     if !adopt {
         if let Err(error) = wait_for_go(&made, control).await {
-            take_down(&container, folder);
+            take_down(&container, folder).await;
             // Read only if the ledger says `running` already.
             let reason = "the command that started it was ended before it ran";
             folder
@@ -145,9 +159,14 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
                 .map_err(failed("settled"))?;
             return Err(error);
         }
-        if let Err(error) = start(&container).await {
+        let started = match (&container.by, &mut made.engine) {
+            (By::Oci(oci), _) => start(&container, oci).await,
+            (By::Engine(_), Some(live)) => live.go(folder).map_err(failed("started")),
+            (By::Engine(_), None) => Err(failed("started")("it was not made by an engine")),
+        };
+        if let Err(error) = started {
             // The workload is ours since the go: so is its end.
-            take_down(&container, folder);
+            take_down(&container, folder).await;
             let exit = never_ran(Some(125), &error.1);
             agent::settle(&settings.state, &settings.plugins, &container.id, exit)
                 .await
@@ -155,42 +174,61 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
             return Err(error);
         }
     }
+    workload.runs.store(true, Ordering::Relaxed);
     let _ = frames::send_json(control, &Report::Started).await;
     let began = (!adopt).then(Instant::now);
-    let code = ended(made.pidfd).await;
-    for pump in made.pumps {
-        let _ = timeout(DRAIN, pump).await;
-    }
-    let exit = Exit {
-        code,
+    let outcome = match &mut made.engine {
+        None => None,
+        Some(live) => {
+            let pidfd = made.pidfd.try_clone().map_err(failed("followed"))?;
+            Some(live.attend(Arc::clone(&made.hub), pidfd))
+        }
+    };
+    let mut exit = Exit {
+        code: ended(made.pidfd).await,
+        // At once: an engine takes the cgroup away.
         out_of_memory: made.cgroup.oom_kills() > 0,
-        reason: code
-            .is_none()
-            .then(|| "nobody saw how it ended: its first monitor was killed".into()),
-        at_ms: sys::now_ms(),
         usage: Usage {
             cpu_us: made.cgroup.cpu_us(),
             wall_us: began.map(|b| u64::try_from(b.elapsed().as_micros()).unwrap_or(u64::MAX)),
             memory_peak_bytes: made.cgroup.memory_peak(),
         },
+        at_ms: sys::now_ms(),
         discarded: launch::discarded(folder),
+        reason: None,
     };
-    if let Err(error) = container.delete() {
-        // Its process is gone; what is left is the runtime's bookkeeping.
-        eprintln!("{error}");
+    for pump in made.pumps {
+        let _ = timeout(DRAIN, pump).await;
     }
-    launch::disassemble(folder);
+    if let Some(outcome) = outcome {
+        let outcome = outcome.await.unwrap_or_default();
+        exit.code = outcome.code;
+        exit.out_of_memory |= outcome.out_of_memory;
+        exit.reason = outcome.reason;
+    } else if exit.code.is_none() {
+        exit.reason = Some("nobody saw how it ended: its first monitor was killed".into());
+    }
     if let Err(error) = folder.save_exit(&exit) {
         eprintln!("{error}");
     }
-    if let Err(error) = agent::settle(
-        &settings.state,
-        &settings.plugins,
-        &container.id,
-        exit.clone(),
-    )
-    .await
-    {
+    // Its process is gone; what is left is the launcher's bookkeeping.
+    let (deleted, settled) = futures_util::join!(
+        async {
+            let deleted = container.delete().await;
+            launch::disassemble(folder);
+            deleted
+        },
+        agent::settle(
+            &settings.state,
+            &settings.plugins,
+            &container.id,
+            exit.clone(),
+        )
+    );
+    if let Err(error) = &deleted {
+        eprintln!("{error}");
+    }
+    if let Err(error) = settled {
         eprintln!("{error}");
     }
     // Only now: whoever waits for the end may count on the slices being free.
@@ -200,12 +238,15 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     for client in clients {
         let _ = timeout(DRAIN, client).await;
     }
+    if let Some(live) = made.engine.filter(|_| deleted.is_err()) {
+        live.delete_later().await;
+    }
     Ok(())
 }
 
 /// Removes a container of which nothing ran.
-fn take_down(container: &Container, folder: &Folder) {
-    if let Err(error) = container.delete() {
+async fn take_down(container: &Container, folder: &Folder) {
+    if let Err(error) = container.delete().await {
         eprintln!("{error}");
     }
     launch::disassemble(folder);
@@ -221,29 +262,29 @@ fn never_ran(code: Option<u8>, reason: &str) -> Exit {
 }
 
 /// Makes the container; its process waits.
-async fn make(folder: &Folder, container: &Container) -> Result<Made, String> {
-    let root = launch::assemble(&container.root, folder).map_err(|e| e.to_string())?;
+async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made, String> {
+    let root = launch::assemble(&oci.root, folder).map_err(|e| e.to_string())?;
     launch::make_workdir(&root, &container.workdir).map_err(|e| e.to_string())?;
     let said = |e: io::Error| e.to_string();
     let ends = Ends::new(folder, container.tty, container.stdin).map_err(said)?;
-    let mut command = container.create_command(folder, ends.console());
+    let mut command = oci.create_command(&container.id, folder, ends.console());
     ends.give(&mut command).map_err(said)?;
     let mut child = tokio::process::Command::from(command)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| format!("{} cannot be run: {e}", container.runtime.program.display()))?;
+        .map_err(|e| format!("{} cannot be run: {e}", oci.runtime.program.display()))?;
     let status = timeout(RUNTIME, child.wait())
         .await
-        .map_err(|_| format!("{} did not make it within 60 s", container.runtime.name))?
+        .map_err(|_| format!("{} did not make it within 60 s", oci.runtime.name))?
         .map_err(said)?;
     if !status.success() {
         let log = std::fs::read_to_string(folder.runtime_log()).unwrap_or_default();
-        return Err(format!("{}: {}", container.runtime.name, last_line(&log)));
+        return Err(format!("{}: {}", oci.runtime.name, last_line(&log)));
     }
     let pid = std::fs::read_to_string(folder.path.join("pid"))
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .ok_or_else(|| format!("{} wrote no pid file", container.runtime.name))?;
+        .ok_or_else(|| format!("{} wrote no pid file", oci.runtime.name))?;
     let hub = Arc::new(Hub::new(folder.log()));
     let (writer, pumps) = match ends.terminal().await.map_err(said)? {
         Some(terminal) => {
@@ -258,7 +299,14 @@ async fn make(folder: &Folder, container: &Container) -> Result<Made, String> {
 }
 
 /// Takes over a container that runs already.
-fn follow(folder: &Folder, container: &Container, pid: u32) -> io::Result<Made> {
+fn follow(folder: &Folder, container: &Container, record: &Record) -> io::Result<Made> {
+    let pid = record
+        .pid
+        .ok_or_else(|| io::Error::other("its record has no pid"))?;
+    if let By::Engine(on) = &container.by {
+        let id = record.cgroup_name().to_owned();
+        return by_engine(folder, engine::follow(container, on, pid, id)?);
+    }
     let hub = Arc::new(Hub::new(folder.log()));
     let (writer, pumps) = if container.tty {
         // Its terminal went with the monitor that held it.
@@ -266,12 +314,28 @@ fn follow(folder: &Folder, container: &Container, pid: u32) -> io::Result<Made> 
     } else {
         pipes(folder, container, &hub)?
     };
-    let made = made(pid, hub, writer, pumps)?;
-    // The pid was read from a file: is it still that process?
-    if !made.cgroup.belongs_to(&container.id) {
-        return Err(io::Error::other("its process is gone"));
+    made(pid, hub, writer, pumps)?.is_still(&container.id)
+}
+
+/// What an engine made, or has.
+fn by_engine(folder: &Folder, mut live: engine::Live) -> io::Result<Made> {
+    let hub = Arc::new(Hub::new(folder.log()));
+    let writer = std::mem::replace(&mut live.writer, Writer::None);
+    let made = made(live.pid, hub, writer, vec![])?.is_still(&live.id)?;
+    Ok(Made {
+        engine: Some(live),
+        ..made
+    })
+}
+
+impl Made {
+    /// The pid is another's word: is it still that process?
+    fn is_still(self, cgroup_name: &str) -> io::Result<Self> {
+        if self.cgroup.belongs_to(cgroup_name) {
+            return Ok(self);
+        }
+        Err(io::Error::other("its process is gone"))
     }
-    Ok(made)
 }
 
 type Reading = (Writer, Vec<tokio::task::JoinHandle<()>>);
@@ -301,13 +365,18 @@ fn made(
         hub,
         writer,
         pumps,
+        engine: None,
     })
 }
 
 /// Shows the container to the agent and waits for its word.
 async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed> {
     let lost = || ("started".to_owned(), "the agent is gone".to_owned());
-    frames::send_json(control, &Report::Created { pid: made.pid })
+    let report = Report::Created {
+        pid: made.pid,
+        container_id: made.engine.as_ref().map(|live| live.id.clone()),
+    };
+    frames::send_json(control, &report)
         .await
         .map_err(|_| lost())?;
     match frames::receive_json::<Order>(control).await {
@@ -317,8 +386,8 @@ async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed
 }
 
 /// Lets the container's process run.
-async fn start(container: &Container) -> Result<(), Failed> {
-    let output = tokio::process::Command::from(container.start_command())
+async fn start(container: &Container, oci: &Oci) -> Result<(), Failed> {
+    let output = tokio::process::Command::from(oci.start_command(&container.id))
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
@@ -332,7 +401,7 @@ async fn start(container: &Container) -> Result<(), Failed> {
     let said = String::from_utf8_lossy(&output.stderr);
     Err(failed("started")(format!(
         "{}: {}",
-        container.runtime.name,
+        oci.runtime.name,
         last_line(&said)
     )))
 }
@@ -349,92 +418,6 @@ async fn ended(pidfd: OwnedFd) -> Option<u8> {
         .exit_status()
         .or_else(|| Some(128 + status.terminating_signal()?))?;
     u8::try_from(code).ok()
-}
-
-/// What attached clients act on.
-struct Workload {
-    pidfd: OwnedFd,
-    hub: Arc<Hub>,
-    writer: Mutex<Writer>,
-    stop_signal: String,
-}
-
-type Clients = Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>;
-
-async fn serve(listener: UnixListener, workload: Arc<Workload>, clients: Clients) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, say: later is better than never.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let task = tokio::spawn(client(stream, Arc::clone(&workload)));
-        let mut clients = clients.lock().await;
-        clients.retain(|c| !c.is_finished());
-        clients.push(task);
-    }
-}
-
-async fn client(stream: UnixStream, workload: Arc<Workload>) {
-    let (mut read, mut write) = stream.into_split();
-    let ask = timeout(DRAIN, frames::receive_json::<Ask>(&mut read)).await;
-    let Ok(Ok(Some(ask))) = ask else { return };
-    let mut events = workload.hub.join().await;
-    // From here on it misses nothing: say so, the agent waits for it.
-    let Ok(joined) = frames::frame(&Event::Joined.encode()) else {
-        return;
-    };
-    if write.write_all(&joined).await.is_err() {
-        return;
-    }
-    if let Ask::Stop { grace_ms } = ask {
-        tokio::spawn(stop(Arc::clone(&workload), Duration::from_millis(grace_ms)));
-    } else {
-        let workload = Arc::clone(&workload);
-        tokio::spawn(async move {
-            while let Ok(Some(frame)) = frames::receive(&mut read).await {
-                workload.input(Input::decode(&frame)).await;
-            }
-            // Whoever gave it input is gone: no more will come.
-            workload.writer.lock().await.end();
-        });
-    }
-    while let Some(event) = events.recv().await {
-        let Ok(frame) = frames::frame(&event) else {
-            return;
-        };
-        if write.write_all(&frame).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn stop(workload: Arc<Workload>, grace: Duration) {
-    workload.signal(launch::signal_number(&workload.stop_signal).unwrap_or(Signal::TERM.as_raw()));
-    tokio::time::sleep(grace).await;
-    workload.signal(Signal::KILL.as_raw());
-}
-
-impl Workload {
-    async fn input(&self, input: Option<Input>) {
-        match input {
-            Some(Input::Data(data)) => {
-                // It may not want to read any more.
-                let _ = self.writer.lock().await.write(&data).await;
-            }
-            Some(Input::End) => self.writer.lock().await.end(),
-            Some(Input::Resize(columns, rows)) => self.writer.lock().await.resize(columns, rows),
-            Some(Input::Signal(number)) => self.signal(number),
-            None => {}
-        }
-    }
-
-    fn signal(&self, number: i32) {
-        // It may be gone already.
-        if let Some(signal) = Signal::from_named_raw(number) {
-            let _ = pidfd_send_signal(&self.pidfd, signal);
-        }
-    }
 }
 
 impl From<LaunchError> for Failed {

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Exit;
@@ -24,8 +25,13 @@ pub(crate) struct Settings {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Report {
-    /// The container exists; its process `pid` waits.
-    Created { pid: u32 },
+    /// The container exists; its process `pid` waits. An engine has an id of
+    /// its own for it.
+    Created {
+        pid: u32,
+        #[serde(default)]
+        container_id: Option<String>,
+    },
     /// It runs; the workload is the monitor's now.
     Started,
     /// It could not be; nothing is left of it.
@@ -50,6 +56,27 @@ pub(crate) enum Ask {
     /// Send it the stop signal, and SIGKILL after so long; tell me how it
     /// ends.
     Stop { grace_ms: u64 },
+    /// Run another command in it. Its output comes back, my frames are its
+    /// input, and the end is the command's own.
+    Exec(ExecRequest),
+}
+
+/// Another command in a workload that runs: with its user, its rights and its
+/// variables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// The command, not empty.
+    pub command: Vec<String>,
+    /// Variables on top of the workload's own; a reserved one is refused.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// The working directory; `None`: the workload's.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// A terminal?
+    #[serde(default)]
+    pub tty: bool,
 }
 
 /// Monitor to client, as data arrives.
@@ -63,6 +90,13 @@ pub enum Event {
     Stderr(Vec<u8>),
     /// It ended; nothing follows.
     Exit(Box<Exit>),
+    /// What was asked cannot be done; nothing follows.
+    Refused {
+        /// The stable code.
+        code: String,
+        /// Why, for people.
+        message: String,
+    },
 }
 
 impl Event {
@@ -78,6 +112,10 @@ impl Event {
             Self::Stdout(data) => tagged(b'o', data),
             Self::Stderr(data) => tagged(b'e', data),
             Self::Exit(exit) => tagged(b'x', &serde_json::to_vec(exit).unwrap_or_default()),
+            Self::Refused { code, message } => {
+                let words = serde_json::to_vec(&(code, message)).unwrap_or_default();
+                tagged(b'r', &words)
+            }
         }
     }
 
@@ -90,6 +128,10 @@ impl Event {
             b'o' => Some(Self::Stdout(frame)),
             b'e' => Some(Self::Stderr(frame)),
             b'x' => Some(Self::Exit(Box::new(serde_json::from_slice(&frame).ok()?))),
+            b'r' => {
+                let (code, message) = serde_json::from_slice(&frame).ok()?;
+                Some(Self::Refused { code, message })
+            }
             _ => None,
         }
     }

@@ -17,13 +17,13 @@ use tokio::net::unix::pipe;
 
 use super::hub::Hub;
 use super::protocol::Event;
-use crate::launch::Folder;
+use crate::launch::{Folder, docker};
 
 /// How long a runtime that has made a container may take to hand its terminal
 /// over.
 const HANDOVER: Duration = Duration::from_secs(10);
 /// Output is passed on in pieces of at most so many bytes.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 /// The container's ends, while it is made.
 #[derive(Debug)]
@@ -43,14 +43,17 @@ pub(super) enum Ends {
 }
 
 /// Our end of the workload's input.
-#[derive(Debug)]
 pub(super) enum Writer {
     /// It reads nothing.
     None,
     /// The write end of its standard input.
     Pipe(pipe::Sender),
+    /// The standard input of a process of ours.
+    Child(tokio::process::ChildStdin),
     /// Its terminal.
     Terminal(std::sync::Arc<AsyncFd<OwnedFd>>),
+    /// A container engine's way in, and who sets a terminal's size there.
+    Engine(docker::Input, docker::Handle),
 }
 
 impl Ends {
@@ -222,6 +225,11 @@ impl Writer {
         match self {
             Self::None => Ok(()),
             Self::Pipe(sender) => sender.write_all(data).await,
+            Self::Child(stdin) => stdin.write_all(data).await,
+            Self::Engine(input, _) => {
+                input.write_all(data).await?;
+                input.flush().await
+            }
             Self::Terminal(terminal) => {
                 while !data.is_empty() {
                     let mut ready = terminal.writable().await?;
@@ -237,14 +245,23 @@ impl Writer {
     }
 
     /// Tells the workload that no more comes. A terminal stays.
-    pub(super) fn end(&mut self) {
-        if matches!(self, Self::Pipe(_)) {
-            *self = Self::None;
+    pub(super) async fn end(&mut self) {
+        use tokio::io::AsyncWriteExt;
+        match self {
+            Self::None | Self::Terminal(_) => {}
+            Self::Pipe(_) | Self::Child(_) => *self = Self::None,
+            Self::Engine(input, _) => {
+                // It may be gone already.
+                let _ = input.shutdown().await;
+            }
         }
     }
 
     /// Sets the terminal's size.
-    pub(super) fn resize(&self, columns: u16, rows: u16) {
+    pub(super) async fn resize(&mut self, columns: u16, rows: u16) {
+        if let Self::Engine(_, container) = self {
+            container.resize(columns, rows).await;
+        }
         if let Self::Terminal(terminal) = self {
             let size = rustix::termios::Winsize {
                 ws_col: columns,

@@ -95,10 +95,11 @@ impl Peer {
         }
         let paths = request.mounts.iter().map(|m| &m.source);
         let root = match &request.root {
-            RootRequest::Host { current } => current,
-            RootRequest::Folder(path) | RootRequest::Image { path, .. } => path,
+            RootRequest::Host { current } => Some(current),
+            RootRequest::Folder(path) | RootRequest::Image { path, .. } => Some(path),
+            RootRequest::Engine { .. } => None,
         };
-        for path in paths.chain([root]) {
+        for path in paths.chain(root) {
             reach(who, path)?;
         }
         Ok(())

@@ -50,6 +50,7 @@ pub(super) fn router(server: Arc<Server>) -> Router {
             "wait" => get(wait),
             "logs" => get(streams::logs),
             "attach" => post(streams::attach),
+            "exec" => post(streams::exec),
             "events" => get(streams::events),
             "metrics" => get(metrics),
             other => unreachable!("the operation {other} is served by nobody"),

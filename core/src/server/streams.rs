@@ -20,8 +20,11 @@ use super::peer::Peer;
 use crate::agent::AgentError;
 use crate::agent::events::Event;
 use crate::api::FRAMES;
-use crate::monitor::{self, Ask, Log};
+use crate::monitor::{self, Ask, ExecError, ExecRequest, Log};
 use crate::sys;
+
+/// The longest request for another command, bytes.
+const EXEC_LIMIT: usize = 2 << 20;
 
 type At = State<Arc<Server>>;
 type By = ConnectInfo<Peer>;
@@ -64,6 +67,26 @@ pub(super) async fn attach(
         .await
         .map_err(|_| AgentError::NotRunning(record.name))?;
     upgrade(request, stream)
+}
+
+pub(super) async fn exec(
+    State(server): At,
+    ConnectInfo(peer): By,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let record = server.find(&peer, &name).await?;
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, EXEC_LIMIT).await;
+    let body = body.map_err(|e| AgentError::Unreadable(e.to_string()))?;
+    let asked: ExecRequest =
+        serde_json::from_slice(&body).map_err(|e| AgentError::Unreadable(e.to_string()))?;
+    let stream = monitor::open_exec(&server.agent().folder(&record.id), asked).await;
+    let stream = stream.map_err(|error| match error {
+        ExecError::Unreachable(_) => AgentError::NotRunning(record.name),
+        refused @ ExecError::Refused { .. } => refused.into(),
+    })?;
+    upgrade(Request::from_parts(parts, Body::empty()), stream)
 }
 
 /// Answers `101` and connects the client with a monitor.

@@ -21,7 +21,7 @@ struct Need {
     is_met: fn() -> bool,
 }
 
-const NEEDS: [Need; 2] = [
+const NEEDS: [Need; 3] = [
     Need {
         program: "runc",
         debian: "runc",
@@ -40,7 +40,17 @@ const NEEDS: [Need; 2] = [
             file.is_some_and(|bytes| find::is_static(&bytes))
         },
     },
+    Need {
+        program: "dockerd",
+        debian: "docker.io",
+        elsewhere: "docker or moby-engine",
+        without: "tests of the docker launcher, which start engines of their own",
+        is_met: || find::program("dockerd").is_some(),
+    },
 ];
+
+/// What a package manager of Debian's asks before it starts a service.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Installs what is missing where that is possible, and says what is not.
 pub(super) fn install(rules: Rules, steps: &mut Steps) -> Result<()> {
@@ -82,8 +92,39 @@ fn apt(missing: &[&Need]) -> Result<()> {
     if let Err(why) = shell::run(&mut apt(&["--quiet", "update"])?) {
         say(format_args!("{why:#}"));
     }
+    let _services_stay_off = NoServices::begin();
     let install = ["--quiet", "install", "--yes", "--no-install-recommends"];
     shell::run(&mut apt(&[&install[..], &packages].concat())?)
+}
+
+/// While it lives, installing a package starts no service: the tests start what
+/// they need themselves, and leave nothing running.
+struct NoServices {
+    ours: bool,
+}
+
+impl NoServices {
+    fn begin() -> Self {
+        use std::os::unix::fs::OpenOptionsExt;
+        let made = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(POLICY)
+            .and_then(|mut file| {
+                // 101: not allowed, which is no failure (invoke-rc.d(8)).
+                std::io::Write::write_all(&mut file, b"#!/bin/sh\nexit 101\n")
+            });
+        Self { ours: made.is_ok() }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = std::fs::remove_file(POLICY);
+        }
+    }
 }
 
 // === impl Need ===

@@ -1,0 +1,154 @@
+//! The `docker` launcher: containers by an engine that speaks Docker's API.
+//!
+//! * `engine`: which engine, and what it can do;
+//! * `image`: the image, looked at and pulled;
+//! * `render`: a job and its edits as the engine's `create` takes them (pure);
+//! * `nodes`: where on the host the granted device nodes are;
+//! * `labels`: the copy of the allocation that a container carries;
+//! * `container`: what is done to one.
+//!
+//! An engine has no `create` after which a process waits, as OCI runtimes have.
+//! So the container's first process is our static init, which waits at a *gate*
+//! (a named pipe in the workload's folder): started, proven, and only then let
+//! through. If whoever holds the gate goes away, it ends without having run
+//! anything.
+
+mod container;
+mod engine;
+mod error;
+mod image;
+mod labels;
+mod nodes;
+mod render;
+
+pub use container::OnEngine;
+pub(crate) use container::{Command, Handle, Input, Output, Standing};
+pub use engine::{Engine, Facts, Kind, find};
+pub use error::EngineError;
+pub(crate) use image::fetch;
+pub use image::{Image, Progress};
+
+use std::path::{Path, PathBuf};
+
+use bollard::models::ContainerCreateBody;
+
+use super::{By, Container, Folder, Job, LaunchError};
+use crate::model::{Edits, Record};
+
+/// What is known of a job for an engine before anything is taken.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) engine: Engine,
+    pub(crate) image: Image,
+    /// Who runs it, by the image's own users; `None`: as the image says.
+    pub(crate) user: Option<String>,
+}
+
+impl Prepared {
+    /// How its container is found again.
+    pub(crate) fn place(&self) -> OnEngine {
+        OnEngine {
+            socket: self.engine.socket.clone(),
+            kind: self.engine.facts.kind,
+        }
+    }
+
+    /// Writes down what the monitor will have made.
+    pub(crate) fn save(
+        &self,
+        folder: &Folder,
+        job: &Job,
+        edits: &Edits,
+        record: &Record,
+        container: &Container,
+        init: &Path,
+    ) -> Result<(), LaunchError> {
+        let nodes = nodes::on_host(edits, &folder.path.join("nodes"))?;
+        let state = state_of(folder);
+        let labels =
+            labels::write(record, container, &state).map_err(|e| LaunchError::Container {
+                step: "made",
+                why: e.to_string(),
+            })?;
+        let body = render::render(render::Parts {
+            job,
+            user: self.user.as_deref(),
+            image: &self.image,
+            edits,
+            facts: &self.engine.facts,
+            reserved: &container.reserved,
+            init,
+            gate: &folder.gate(),
+            nodes: &nodes,
+            labels,
+        })?;
+        folder.save_body(&body)
+    }
+}
+
+impl Folder {
+    /// Where an engine's container waits for the word to start.
+    pub(crate) fn gate(&self) -> PathBuf {
+        self.path.join("gate")
+    }
+
+    /// There once that word was said.
+    pub(crate) fn went(&self) -> PathBuf {
+        self.path.join("went")
+    }
+
+    /// Notes that it was said.
+    pub(crate) fn save_went(&self) -> Result<(), LaunchError> {
+        let path = self.went();
+        std::fs::File::create(&path)
+            .map(drop)
+            .map_err(LaunchError::file("cannot write", &path))
+    }
+
+    /// What the engine is asked to make.
+    pub(crate) fn body(&self) -> Result<ContainerCreateBody, LaunchError> {
+        self.read("create.json")
+    }
+
+    fn save_body(&self, body: &ContainerCreateBody) -> Result<(), LaunchError> {
+        self.write("create.json", body)
+    }
+}
+
+/// The state folder's name in labels.
+fn state_of(folder: &Folder) -> String {
+    let state = folder.path.parent().and_then(Path::parent);
+    state.map_or_else(String::new, |s| s.display().to_string())
+}
+
+/// What the containers of an engine say of this state folder's workloads, and
+/// what could not be read. A container's word counts only if it was made for
+/// that very workload: labels come from images too.
+pub(crate) async fn remembered(
+    socket: &Path,
+    state: &Path,
+) -> Result<(Vec<(Record, Container)>, Vec<String>), EngineError> {
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+    for (name, labels) in container::labelled(socket, &state.display().to_string()).await? {
+        match labels::read(&labels) {
+            Ok((record, _)) if name != container::name_of(&record.id) => {
+                unreadable.push(format!("container {name}: it carries another's labels"));
+            }
+            Ok((mut record, container)) => {
+                let By::Engine(on) = &container.by else {
+                    continue;
+                };
+                let gate = Folder::new(state, &record.id).gate();
+                let gate = gate.display().to_string();
+                let seen = on.handle(&record.id)?.look().await?;
+                if let Some(seen) = seen.filter(|s| s.mounted.contains(&gate)) {
+                    record.pid = seen.pid;
+                    record.container_id = Some(seen.id);
+                    found.push((record, container));
+                }
+            }
+            Err(why) => unreadable.push(format!("container {name}: {why}")),
+        }
+    }
+    Ok((found, unreadable))
+}
