@@ -19,6 +19,7 @@
 
 mod decide;
 mod error;
+mod rebuild;
 mod recover;
 mod run;
 mod settle;
@@ -26,14 +27,14 @@ mod view;
 
 pub use decide::Decision;
 pub use error::AgentError;
+pub use rebuild::{Rebuilt, is_unknown};
 pub use run::{RootRequest, RunRequest, Started};
 pub use settle::settle;
 pub use view::{DeviceView, Usage, describe_inventory};
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::Serialize;
-
+use crate::failpoint::{Point, hit};
 use crate::launch::Folder;
 use crate::ledger::Ledger;
 use crate::model::{Inventory, Record, State};
@@ -151,48 +152,8 @@ impl Agent {
                 Ok(())
             }
         })?;
+        hit(Point::RemoveForgotten);
         self.folder(&record.id).remove();
         Ok(())
     }
-
-    /// Sets a damaged ledger aside and makes a new one from the copies that the
-    /// workloads' folders carry.
-    ///
-    /// # Errors
-    /// The state folder.
-    pub fn rebuild(&self) -> Result<Rebuilt, AgentError> {
-        let (records, unreadable) = copies(&self.settings.state);
-        let set_aside = self.ledger.rebuild(records.clone())?;
-        Ok(Rebuilt {
-            records,
-            unreadable,
-            set_aside,
-        })
-    }
-}
-
-/// What [`Agent::rebuild`] found.
-#[derive(Clone, Debug, Serialize)]
-pub struct Rebuilt {
-    /// The records that were found.
-    pub records: Vec<Record>,
-    /// Workload folders whose copy could not be read, and why.
-    pub unreadable: Vec<String>,
-    /// Where the old ledger is now.
-    pub set_aside: Option<PathBuf>,
-}
-
-/// The second copies of the ledger's records.
-fn copies(state: &Path) -> (Vec<Record>, Vec<String>) {
-    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
-    let entries = std::fs::read_dir(state.join("workloads"));
-    for entry in entries.into_iter().flatten().filter_map(Result::ok) {
-        let id = entry.file_name().to_string_lossy().into_owned();
-        match Folder::new(state, &id).record() {
-            Ok(record) if record.id == id => records.push(record),
-            Ok(_) => unreadable.push(format!("{id}: it carries another's record")),
-            Err(error) => unreadable.push(format!("{id}: {error}")),
-        }
-    }
-    (records, unreadable)
 }

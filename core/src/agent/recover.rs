@@ -8,7 +8,8 @@
 use std::fs::File;
 
 use super::{Agent, AgentError, settle};
-use crate::launch::{Cgroup, Container, Folder};
+use crate::failpoint::{Point, hit};
+use crate::launch::{self, Cgroup, Container, Folder, LaunchError};
 use crate::model::{Exit, Record, State};
 use crate::{monitor, sys};
 
@@ -22,23 +23,39 @@ impl Agent {
         let records = self.ledger.records()?;
         self.sweep(&records)?;
         self.plugins.set_held(&records);
-        for record in records.into_iter().filter(Record::holds) {
+        for record in &records {
             let folder = self.folder(&record.id);
+            if record.state == State::Exited {
+                tidy(&folder);
+                continue;
+            }
             match folder.try_lock() {
                 Ok(None) => {} // Somebody carries it.
                 Ok(Some(lock)) => {
+                    hit(Point::RecoverLocked);
                     if let Err(error) = self.pick_up(&folder, lock, &record.id).await {
-                        tracing::warn!("{}: {error}", record.name);
+                        tracing::warn!(
+                            "{}: {error}; its slices stay closed, and it is tried again",
+                            record.name
+                        );
                     }
                 }
-                Err(error) => tracing::warn!(
+                // It may have ended, and been forgotten, since the listing.
+                Err(error) if self.holds(&record.id)? => tracing::warn!(
                     "{}: its folder {} is gone ({error}); its slices stay closed. `divvy state check` says more",
                     record.name,
                     folder.path.display()
                 ),
+                Err(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// Does the ledger say now that this workload holds something?
+    fn holds(&self, id: &str) -> Result<bool, AgentError> {
+        self.ledger
+            .transact(|t| Ok::<_, AgentError>(t.get(id).is_some_and(Record::holds)))
     }
 
     /// Removes folders that belong to no record and to nobody: of a command
@@ -57,8 +74,20 @@ impl Agent {
                 continue;
             };
             // Its record may have been written since the list was read.
-            if !self.ledger.records()?.iter().any(|r| r.id == id) {
-                folder.remove();
+            if self.ledger.records()?.iter().any(|r| r.id == id) {
+                continue;
+            }
+            if launch::lives(&id) {
+                tracing::warn!(
+                    "{}: a container runs that is in no record; it is left alone. `divvy state check` says more",
+                    folder.path.display()
+                );
+                continue;
+            }
+            hit(Point::RecoverSweeps);
+            match clear(&folder, &id, &self.settings.state) {
+                Ok(()) => folder.remove(),
+                Err(error) => tracing::warn!("{}: {error}", folder.path.display()),
             }
         }
         Ok(())
@@ -74,39 +103,51 @@ impl Agent {
         };
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let same_boot = record.boot_id == boot;
-
-        let container = folder.container().ok();
-        let waits = || container.as_ref().is_some_and(Container::waits);
-        if record.state == State::Running && same_boot && is_alive(&record) && !waits() {
+        let found = if same_boot {
+            let (record, folder) = (record.clone(), folder.clone());
+            aside(move || look(&record, &folder)).await?
+        } else {
+            Found::Nothing
+        };
+        hit(Point::RecoverJudged);
+        if found == Found::Running {
             tracing::info!(
                 "{}: its monitor is gone; another follows it now",
                 record.name
             );
+            hit(Point::RecoverAdopts);
             monitor::spawn(&self.settings.exe, folder, lock, true)?;
+            hit(Point::RecoverAdopted);
             return Ok(());
         }
-        // Nothing of it runs. Whatever the runtime still has of it, goes.
-        match container {
-            Some(container) if same_boot => container.delete()?,
-            Some(container) => container.forget(),
-            None => {}
+        if same_boot {
+            let (folder, id, state) = (folder.clone(), id.to_owned(), self.settings.state.clone());
+            aside(move || clear(&folder, &id, &state)).await??;
+        } else if let Ok(container) = folder.container() {
+            container.forget();
         }
+        hit(Point::RecoverCleared);
         if record.state == State::Preparing {
             settle::release(&self.plugins, &record).await?;
+            hit(Point::RecoverReleased);
             self.ledger.transact(|t| {
                 t.remove(id);
                 Ok::<_, AgentError>(())
             })?;
+            hit(Point::RecoverForgotten);
             folder.remove();
             return Ok(());
         }
         // Its monitor may have seen the end and died before the ledger knew.
         let exit = folder.exit().unwrap_or_else(|| Exit {
-            reason: Some(if same_boot {
-                "nobody saw how it ended: its monitor was killed".into()
-            } else {
-                "the machine was restarted".into()
-            }),
+            reason: Some(
+                match (same_boot, found) {
+                    (false, _) => "the machine was restarted",
+                    (true, Found::Waiting) => "it never ran: its monitor was killed before",
+                    (true, _) => "nobody saw how it ended: its monitor was killed",
+                }
+                .into(),
+            ),
             at_ms: sys::now_ms(),
             ..Exit::default()
         });
@@ -114,8 +155,66 @@ impl Agent {
     }
 }
 
+/// What there is of an abandoned workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// It runs.
+    Running,
+    /// Its process waits, and was never told to run.
+    Waiting,
+    /// No process of it lives.
+    Nothing,
+}
+
+/// Looks, once nothing more can happen to it: a call of the runtime that
+/// outlived its monitor would make a container, or start it, after the look.
+fn look(record: &Record, folder: &Folder) -> Found {
+    let container = folder.container().ok();
+    if let Some(container) = &container {
+        launch::end_calls(container);
+    }
+    let Some(pid) = record.pid.filter(|_| is_alive(record)) else {
+        return Found::Nothing;
+    };
+    match (record.state, container) {
+        // Before that, nobody said go.
+        (State::Preparing, _) => Found::Waiting,
+        (_, Some(container)) if !launch::was_started(&container, pid) => Found::Waiting,
+        // Without its description nobody can follow it, but it runs.
+        _ => Found::Running,
+    }
+}
+
 /// Does its process still run, and is it still its process?
 fn is_alive(record: &Record) -> bool {
     let cgroup = record.pid.and_then(|pid| Cgroup::of(pid).ok());
     cgroup.is_some_and(|c| c.belongs_to(&record.id))
+}
+
+/// Whatever is left of the container goes.
+fn clear(folder: &Folder, id: &str, state: &std::path::Path) -> Result<(), LaunchError> {
+    match folder.container() {
+        Ok(container) => launch::clear(&container),
+        Err(_) => launch::clear_unknown(id, &Container::runtimes(state)),
+    }
+}
+
+/// Tidies the folder of a workload whose monitor was killed when it had settled
+/// it and not yet tidied up.
+fn tidy(folder: &Folder) {
+    if folder.bundle().exists()
+        && let Ok(Some(_lock)) = folder.try_lock()
+    {
+        folder.tidy();
+    }
+}
+
+/// Runs what waits for processes on a thread of its own: whoever serves others
+/// goes on meanwhile.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AgentError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| AgentError::System("recovery was given up", std::io::Error::other(e)))
 }

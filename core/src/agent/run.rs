@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::decide::{self, decide};
 use super::{Agent, AgentError, settle};
+use crate::failpoint::{Point, hit};
 use crate::launch::{
     self, BindMount, Container, Folder, Identity, Job, LaunchError, Network, Root, Runtime, Wanted,
     image, merge,
@@ -116,8 +117,12 @@ impl Started {
         frames::send_json(&mut self.control, &monitor::Order::Go)
             .await
             .map_err(|e| gone(format!("its monitor is gone: {e}")))?;
+        hit(Point::RunGo);
         match report(&mut self.control).await? {
-            monitor::Report::Started => Ok(()),
+            monitor::Report::Started => {
+                hit(Point::RunStarted);
+                Ok(())
+            }
             _ => Err(gone("its monitor lost its place".into()).into()),
         }
     }
@@ -146,6 +151,7 @@ impl Agent {
         if !sys::is_root() {
             return Err(AgentError::NeedsRoot("run"));
         }
+        hit(Point::RunBegun);
         self.recover().await?;
         let (inventory, failed) = self.inventory().await;
         let failed = self.needed(&inventory, failed)?;
@@ -153,8 +159,10 @@ impl Agent {
             sys::random().map_err(|e| AgentError::System("no random numbers", e))?,
         );
         let plan = self.plan(&id, &request, &inventory)?;
+        hit(Point::RunPlanned);
         let folder = self.folder(&id);
         let lock = folder.create()?;
+        hit(Point::RunFolder);
         let record = match self.reserve(&id, &plan, &request, &inventory, failed) {
             Ok(record) => record,
             Err(error) => {
@@ -346,14 +354,18 @@ impl Agent {
         mut record: Record,
         inventory: &Inventory,
     ) -> Result<Started, AgentError> {
+        hit(Point::RunReserved);
         folder.save_record(&record)?;
+        hit(Point::RunCopied);
         record.edits = self.prepare(&record, inventory).await?;
+        hit(Point::RunPrepared);
         let edits = merge(&record.edits)?;
         launch::check_plugin_mounts(&edits, &self.settings.state)?;
 
         let init = launch::write_init(&self.settings.state)?;
         let spec = launch::render(&plan.job, &edits, &folder.rootfs(), &init)?;
         folder.save_bundle(&spec)?;
+        hit(Point::RunBundled);
         folder.save_container(&Container {
             id: record.id.clone(),
             runtime: plan.runtime,
@@ -363,17 +375,20 @@ impl Agent {
             stop_signal: plan.job.stop_signal,
             workdir: plan.job.workdir,
         })?;
+        hit(Point::RunDescribed);
         let settings = monitor::Settings {
             state: self.settings.state.clone(),
             plugins: self.settings.plugins.clone(),
         };
         folder.save_settings(&settings)?;
+        hit(Point::RunReady);
 
         // Both hold it until this is proven and written; then the monitor does.
         let shared = lock
             .try_clone()
             .map_err(LaunchError::file("cannot lock", &folder.path))?;
         let control = monitor::spawn(&self.settings.exe, folder, shared, false)?;
+        hit(Point::RunMonitored);
         control
             .set_nonblocking(true)
             .map_err(|e| AgentError::System("the monitor's socket", e))?;
@@ -441,7 +456,9 @@ impl Agent {
                 return Err(LaunchError::Container { step: "made", why }.into());
             }
         };
+        hit(Point::RunCreated);
         launch::prove(pid, edits)?;
+        hit(Point::RunProven);
         for name in record.plugins() {
             let Some(client) = self.plugins.get(name) else {
                 continue;
@@ -453,13 +470,21 @@ impl Agent {
                 })
                 .await?;
         }
+        hit(Point::RunTold);
         record.state = State::Running;
         record.pid = Some(pid);
         folder.save_record(&record)?;
-        self.ledger.transact(|t| {
-            t.put(record.clone());
-            Ok::<_, AgentError>(())
+        hit(Point::RunCopiedRunning);
+        self.ledger.transact(|t| match t.get(&record.id) {
+            Some(_) => {
+                t.put(record.clone());
+                Ok(())
+            }
+            // The ledger was rebuilt meanwhile, and what this holds may be
+            // another's.
+            None => Err(AgentError::IntentLost(record.name.clone())),
         })?;
+        hit(Point::RunCommitted);
         Ok(record)
     }
 
@@ -467,10 +492,14 @@ impl Agent {
     /// is tried again by [`recover`](Agent::recover); false then.
     async fn undo(&self, folder: &Folder, record: &Record) -> bool {
         let undone = async {
+            hit(Point::UndoBegun);
             if let Ok(container) = folder.container() {
-                container.delete()?;
+                // The monitor may have been killed while a runtime made it.
+                launch::clear(&container)?;
             }
+            hit(Point::UndoCleared);
             settle::release(&self.plugins, record).await?;
+            hit(Point::UndoReleased);
             self.ledger.transact(|t| {
                 t.remove(&record.id);
                 Ok::<_, AgentError>(())
@@ -478,6 +507,7 @@ impl Agent {
         };
         match undone.await {
             Ok(()) => {
+                hit(Point::UndoForgotten);
                 folder.remove();
                 true
             }

@@ -5,6 +5,7 @@ use std::path::Path;
 use divvy_plugin::ReleaseRequest;
 
 use super::AgentError;
+use crate::failpoint::{Point, hit};
 use crate::launch::Folder;
 use crate::ledger::Ledger;
 use crate::model::{Exit, Record, State};
@@ -38,6 +39,7 @@ pub async fn settle(
     let Some((record, all)) = found else {
         return Ok(());
     };
+    hit(Point::SettleReleasing);
     let released = match Set::open(plugins) {
         Ok(set) => {
             set.set_held(&all);
@@ -45,13 +47,8 @@ pub async fn settle(
         }
         Err(error) => Err(error.into()),
     };
-    if let Err(error) = released {
-        tracing::warn!(
-            "{}: {error}; its slices stay closed, and it is tried again",
-            record.name
-        );
-        return Err(error);
-    }
+    released?;
+    hit(Point::SettleReleased);
     close(&ledger, &Folder::new(state, id), record)
 }
 
@@ -85,10 +82,12 @@ fn close(ledger: &Ledger, folder: &Folder, mut record: Record) -> Result<(), Age
         }
         Ok::<_, AgentError>(())
     })?;
+    hit(Point::SettleExited);
     if record.remove_on_exit {
         folder.remove();
     } else {
         folder.tidy();
+        hit(Point::SettleTidied);
         // A copy; the ledger has it.
         let _ = folder.save_record(&record);
     }

@@ -6,6 +6,7 @@ use super::args::{Global, Stop};
 use super::output::{Failure, print_json};
 use super::{agent, need_root};
 use crate::agent::{Agent, AgentError};
+use crate::failpoint::{Point, hit};
 use crate::model::{Exit, Record, State};
 use crate::monitor;
 
@@ -36,7 +37,10 @@ pub(super) async fn stop(
     if record.state == State::Exited {
         return Ok(record.exit.clone());
     }
-    match monitor::stop(&agent.folder(&record.id), grace).await {
+    hit(Point::StopFound);
+    let stopped = monitor::stop(&agent.folder(&record.id), grace).await;
+    hit(Point::StopEnded);
+    match stopped {
         Ok(exit) => Ok(Some(exit)),
         // It ended, or lost its monitor, in this very moment.
         Err(_) => match agent.find(&record.id).await {

@@ -183,6 +183,11 @@ impl Folder {
         self.read("record.json")
     }
 
+    /// Is there a second copy, readable or not?
+    pub(crate) fn has_record(&self) -> bool {
+        self.path.join("record.json").exists()
+    }
+
     /// Where the container has something mounted.
     pub(crate) fn mount_points(&self) -> Vec<String> {
         let spec: Option<Spec> = self.read("bundle/config.json").ok();
@@ -256,6 +261,11 @@ impl Folder {
 }
 
 impl Container {
+    /// The folder in which all runtimes keep their state.
+    pub(crate) fn runtimes(state: &Path) -> PathBuf {
+        state.join("runtime")
+    }
+
     /// `create`: the container exists, its process waits. The caller gives it
     /// its standard streams.
     pub(crate) fn create_command(&self, folder: &Folder, console: Option<&Path>) -> Command {

@@ -8,6 +8,7 @@
 //! * `runtime`: which OCI runtime works here; [`builtin`] is our own;
 //! * `rootfs`: what the container's root is made of; [`image`] unpacks images;
 //! * `mounts`: what of the host a container may see, and what never;
+//! * `remains`: what a killed carrier leaves of a container, and its end;
 //! * `proof`: looks at the made container before anything runs in it;
 //!
 //! The process that stays with a container is [`crate::monitor`].
@@ -19,6 +20,7 @@ mod edits;
 pub mod image;
 mod mounts;
 mod proof;
+mod remains;
 mod rootfs;
 mod runtime;
 mod seccomp;
@@ -31,6 +33,7 @@ pub use edits::{MergeError, merge};
 pub(crate) use mounts::check_plugin_mounts;
 pub use mounts::{BindMount, MountError, check_user_mount};
 pub(crate) use proof::prove;
+pub(crate) use remains::{clear, clear_unknown, end_calls, first_process, lives, was_started};
 pub use rootfs::Root;
 pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts, make_workdir};
 pub(crate) use runtime::last_line;

@@ -14,7 +14,7 @@
 mod codec;
 mod store;
 
-pub use store::{Ledger, LedgerError, Transaction};
+pub use store::{Ledger, LedgerError, Renewal, Transaction};
 
 /// The version of [`Record`](crate::model::Record)'s document.
 pub const SCHEMA: u16 = 1;

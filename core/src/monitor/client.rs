@@ -9,6 +9,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::protocol::{Ask, Event, Input};
 use super::streams::short;
+use crate::failpoint::{Point, hit};
 use crate::frames;
 use crate::launch::Folder;
 use crate::model::Exit;
@@ -42,6 +43,7 @@ pub async fn attach(folder: &Folder) -> io::Result<(Attached, Signalled)> {
 pub async fn stop(folder: &Folder, grace: Duration) -> io::Result<Exit> {
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     let (read, _write) = ask(folder, &Ask::Stop { grace_ms }).await?.into_split();
+    hit(Point::StopAsked);
     let mut attached = Attached(read);
     loop {
         match attached.next().await? {

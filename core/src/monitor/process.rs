@@ -20,6 +20,7 @@ use super::hub::Hub;
 use super::protocol::{Ask, Event, Input, Order, Report, Settings};
 use super::streams::{self, Ends, Writer};
 use super::{CONTROL_FD, LOCK_FD};
+use crate::failpoint::{Point, hit};
 use crate::launch::{self, Cgroup, Container, Folder, LaunchError, last_line};
 use crate::model::{Exit, Usage};
 use crate::{agent, frames, sys};
@@ -107,12 +108,14 @@ struct Made {
 }
 
 async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result<(), Failed> {
+    hit(Point::MonitorBegun);
     let container = folder.container().map_err(failed("read"))?;
     let settings: Settings = std::fs::read(folder.path.join("settings.json"))
         .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
         .map_err(failed("read"))?;
     // Before anyone can be told of the container.
     let listener = streams::bind(folder, "attach.sock").map_err(failed("made"))?;
+    hit(Point::MonitorListens);
 
     let mut made = if adopt {
         let pid = folder.record().map_err(failed("read"))?.pid;
@@ -137,8 +140,11 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     let clients: Clients = Arc::default();
     let server = tokio::spawn(serve(listener, workload, Arc::clone(&clients)));
     if !adopt {
+        hit(Point::MonitorMade);
         if let Err(error) = wait_for_go(&made, control).await {
+            hit(Point::MonitorAbandoned);
             take_down(&container, folder);
+            hit(Point::MonitorTakenDown);
             // Read only if the ledger says `running` already.
             let reason = "the command that started it was ended before it ran";
             folder
@@ -146,6 +152,7 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
                 .map_err(failed("settled"))?;
             return Err(error);
         }
+        hit(Point::MonitorGo);
         if let Err(error) = start(&container).await {
             // The workload is ours since the go: so is its end.
             take_down(&container, folder);
@@ -156,12 +163,16 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
             return Err(error);
         }
     }
+    hit(Point::MonitorStarted);
     let _ = frames::send_json(control, &Report::Started).await;
+    hit(Point::MonitorCarries);
     let began = (!adopt).then(Instant::now);
     let code = ended(made.pidfd).await;
+    hit(Point::MonitorEnded);
     for pump in made.pumps {
         let _ = timeout(DRAIN, pump).await;
     }
+    hit(Point::MonitorDrained);
     let exit = Exit {
         code,
         out_of_memory: made.cgroup.oom_kills() > 0,
@@ -176,14 +187,17 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         },
         discarded: launch::discarded(folder),
     };
-    if let Err(error) = container.delete() {
+    if let Err(error) = container.delete().or_else(|_| launch::clear(&container)) {
         // Its process is gone; what is left is the runtime's bookkeeping.
         eprintln!("{error}");
     }
+    hit(Point::MonitorDeleted);
     launch::disassemble(folder);
+    hit(Point::MonitorDisassembled);
     if let Err(error) = folder.save_exit(&exit) {
         eprintln!("{error}");
     }
+    hit(Point::MonitorNoted);
     if let Err(error) = agent::settle(
         &settings.state,
         &settings.plugins,
@@ -194,8 +208,10 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     {
         eprintln!("{error}");
     }
+    hit(Point::MonitorSettled);
     // Only now: whoever waits for the end may count on the slices being free.
     made.hub.finish(Event::Exit(Box::new(exit))).await;
+    hit(Point::MonitorTold);
     server.abort();
     let clients = std::mem::take(&mut *clients.lock().await);
     for client in clients {
@@ -206,7 +222,7 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
 
 /// Removes a container of which nothing ran.
 fn take_down(container: &Container, folder: &Folder) {
-    if let Err(error) = container.delete() {
+    if let Err(error) = launch::clear(container) {
         eprintln!("{error}");
     }
     launch::disassemble(folder);
@@ -225,6 +241,7 @@ fn never_ran(code: Option<u8>, reason: &str) -> Exit {
 async fn make(folder: &Folder, container: &Container) -> Result<Made, String> {
     let root = launch::assemble(&container.root, folder).map_err(|e| e.to_string())?;
     launch::make_workdir(&root, &container.workdir).map_err(|e| e.to_string())?;
+    hit(Point::MonitorAssembled);
     let said = |e: io::Error| e.to_string();
     let ends = Ends::new(folder, container.tty, container.stdin).map_err(said)?;
     let mut command = container.create_command(folder, ends.console());
@@ -233,6 +250,7 @@ async fn make(folder: &Folder, container: &Container) -> Result<Made, String> {
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| format!("{} cannot be run: {e}", container.runtime.program.display()))?;
+    hit(Point::MonitorCreates);
     let status = timeout(RUNTIME, child.wait())
         .await
         .map_err(|_| format!("{} did not make it within 60 s", container.runtime.name))?
@@ -241,6 +259,7 @@ async fn make(folder: &Folder, container: &Container) -> Result<Made, String> {
         let log = std::fs::read_to_string(folder.runtime_log()).unwrap_or_default();
         return Err(format!("{}: {}", container.runtime.name, last_line(&log)));
     }
+    hit(Point::MonitorCreated);
     let pid = std::fs::read_to_string(folder.path.join("pid"))
         .ok()
         .and_then(|text| text.trim().parse().ok())
@@ -311,6 +330,7 @@ async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed
     frames::send_json(control, &Report::Created { pid: made.pid })
         .await
         .map_err(|_| lost())?;
+    hit(Point::MonitorReported);
     match frames::receive_json::<Order>(control).await {
         Ok(Some(Order::Go)) => Ok(()),
         Ok(None) | Err(_) => Err(lost()),
@@ -319,11 +339,16 @@ async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed
 
 /// Lets the container's process run.
 async fn start(container: &Container) -> Result<(), Failed> {
-    let output = tokio::process::Command::from(container.start_command())
-        .stdin(std::process::Stdio::null())
+    use std::process::Stdio;
+    let child = tokio::process::Command::from(container.start_command())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .output();
-    let output = timeout(RUNTIME, output)
+        .spawn()
+        .map_err(failed("started"))?;
+    hit(Point::MonitorStarts);
+    let output = timeout(RUNTIME, child.wait_with_output())
         .await
         .map_err(|_| failed("started")("the runtime did not start it within 60 s"))?
         .map_err(failed("started"))?;
