@@ -16,6 +16,7 @@ mod command;
 mod machine;
 pub mod needs;
 pub mod rootfs;
+pub mod soak;
 pub mod state;
 
 pub use command::{Divvy, Output, Running};

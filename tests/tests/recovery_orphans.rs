@@ -47,7 +47,10 @@ fn with_a_monitor_that_dies_at(machine: &Machine, point: &str) -> Output {
         .env("DIVVY_FAILPOINT", point)
         .env("DIVVY_FAILPOINT_MARKS", marks.to_str().unwrap())
         .run();
-    assert!(marks.join(point).exists(), "{point} was not reached\n{output}");
+    assert!(
+        marks.join(point).exists(),
+        "{point} was not reached\n{output}"
+    );
     output
 }
 
