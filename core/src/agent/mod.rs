@@ -146,6 +146,7 @@ impl Agent {
     /// It has not ended.
     pub fn remove(&self, record: &Record) -> Result<(), AgentError> {
         self.ledger.transact(|t| match t.get(&record.id) {
+            Some(r) if r.state == State::Releasing => Err(AgentError::NotReleased(r.name.clone())),
             Some(r) if r.state != State::Exited => Err(AgentError::StillThere(r.name.clone())),
             _ => {
                 t.remove(&record.id);

@@ -75,6 +75,7 @@ impl Agent {
                 unknown.push(record.name.clone());
                 records.push(record);
             }
+            records.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
             Ok(records)
         })?;
         Ok(match renewal {

@@ -102,7 +102,8 @@ impl Agent {
             return Ok(());
         };
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
-        let same_boot = record.boot_id == boot;
+        // What lives was not ended by a restart, whatever the id says.
+        let same_boot = record.boot_id == boot || launch::lives(id);
         let found = if same_boot {
             let (record, folder) = (record.clone(), folder.clone());
             aside(move || look(&record, &folder)).await?
@@ -120,11 +121,12 @@ impl Agent {
             hit(Point::RecoverAdopted);
             return Ok(());
         }
+        let (path, this, state) = (folder.clone(), id.to_owned(), self.settings.state.clone());
         if same_boot {
-            let (folder, id, state) = (folder.clone(), id.to_owned(), self.settings.state.clone());
-            aside(move || clear(&folder, &id, &state)).await??;
-        } else if let Ok(container) = folder.container() {
-            container.forget();
+            aside(move || clear(&path, &this, &state)).await??;
+        } else {
+            // Only the runtime's notes have outlived the restart.
+            aside(move || launch::clear_unknown(&this, &Container::runtimes(&state))).await??;
         }
         hit(Point::RecoverCleared);
         if record.state == State::Preparing {

@@ -1,5 +1,7 @@
 //! `divvy stop`.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::args::{Global, Stop};
@@ -9,6 +11,11 @@ use crate::agent::{Agent, AgentError};
 use crate::failpoint::{Point, hit};
 use crate::model::{Exit, Record, State};
 use crate::monitor;
+
+/// How long a monitor that has just been started may take to listen.
+const MONITOR: Duration = Duration::from_secs(5);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(global: &Global, args: &Stop) -> Result<u8, Failure> {
     need_root("stop")?;
@@ -32,29 +39,41 @@ pub(super) async fn run(global: &Global, args: &Stop) -> Result<u8, Failure> {
 pub(super) async fn stop(
     agent: &Agent,
     record: &Record,
-    grace: std::time::Duration,
+    grace: Duration,
 ) -> Result<Option<Exit>, AgentError> {
-    if record.state == State::Exited {
-        return Ok(record.exit.clone());
-    }
-    hit(Point::StopFound);
-    let stopped = monitor::stop(&agent.folder(&record.id), grace).await;
-    hit(Point::StopEnded);
-    match stopped {
-        Ok(exit) => Ok(Some(exit)),
-        // It ended, or lost its monitor, in this very moment.
-        Err(_) => match agent.find(&record.id).await {
-            Err(AgentError::NoSuchWorkload(_)) => Ok(None),
-            Err(error) => Err(error),
-            Ok(now) if now.state == State::Exited => Ok(now.exit),
-            Ok(now) if now.state != State::Running && agent.is_abandoned(&now) => {
-                Err(AgentError::NotReleased(now.name))
+    let mut now = record.clone();
+    let patience = Instant::now() + MONITOR;
+    loop {
+        if now.state == State::Exited {
+            return Ok(now.exit);
+        }
+        hit(Point::StopFound);
+        let error = match monitor::stop(&agent.folder(&now.id), grace).await {
+            Ok(exit) => {
+                hit(Point::StopEnded);
+                return Ok(Some(exit));
             }
-            Ok(now) => {
-                let exit = monitor::stop(&agent.folder(&now.id), grace).await;
-                exit.map(Some)
-                    .map_err(|e| AgentError::System("its monitor cannot be reached", e))
+            Err(error) => error,
+        };
+        // It ended in this very moment; or its monitor did, and another that
+        // follows it does not listen yet.
+        now = match agent.find(&now.id).await {
+            Err(AgentError::NoSuchWorkload(_)) => return Ok(None),
+            found => found?,
+        };
+        let carried = !agent.is_abandoned(&now);
+        match now.state {
+            State::Exited => {}
+            State::Running if Instant::now() < patience => {
+                tokio::time::sleep(PAUSE).await;
             }
-        },
+            State::Preparing | State::Releasing if carried && Instant::now() < patience => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            State::Preparing | State::Releasing if !carried => {
+                return Err(AgentError::NotReleased(now.name));
+            }
+            _ => return Err(AgentError::System("its monitor cannot be reached", error)),
+        }
     }
 }
