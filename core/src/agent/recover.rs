@@ -7,11 +7,15 @@
 
 use std::fs::File;
 
-use super::{Agent, AgentError, settle};
+use super::settle::{release, settle_with};
+use super::{Agent, AgentError};
 use crate::failpoint::{Point, hit};
-use crate::launch::{self, Cgroup, Container, Folder, LaunchError};
+use crate::launch::{self, Calls, Cgroup, Container, Folder, LaunchError};
 use crate::model::{Exit, Record, State};
 use crate::{monitor, sys};
+
+/// So many locks are held at once: each is a descriptor.
+const AT_ONCE: usize = 128;
 
 impl Agent {
     /// Brings the ledger up to date with what became of the workloads that
@@ -23,7 +27,15 @@ impl Agent {
         let records = self.ledger.records()?;
         self.sweep(&records)?;
         self.plugins.set_held(&records);
-        for record in &records {
+        for some in records.chunks(AT_ONCE) {
+            self.recover_some(some).await?;
+        }
+        Ok(())
+    }
+
+    async fn recover_some(&self, records: &[Record]) -> Result<(), AgentError> {
+        let mut abandoned = Vec::new();
+        for record in records {
             let folder = self.folder(&record.id);
             if record.state == State::Exited {
                 tidy(&folder);
@@ -31,15 +43,7 @@ impl Agent {
             }
             match folder.try_lock() {
                 Ok(None) => {} // Somebody carries it.
-                Ok(Some(lock)) => {
-                    hit(Point::RecoverLocked);
-                    if let Err(error) = self.pick_up(&folder, lock, &record.id).await {
-                        tracing::warn!(
-                            "{}: {error}; its slices stay closed, and it is tried again",
-                            record.name
-                        );
-                    }
-                }
+                Ok(Some(lock)) => abandoned.push((record, folder, lock)),
                 // It may have ended, and been forgotten, since the listing.
                 Err(error) if self.holds(&record.id)? => tracing::warn!(
                     "{}: its folder {} is gone ({error}); its slices stay closed. `divvy state check` says more",
@@ -47,6 +51,21 @@ impl Agent {
                     folder.path.display()
                 ),
                 Err(_) => {}
+            }
+        }
+        if abandoned.is_empty() {
+            return Ok(());
+        }
+        hit(Point::RecoverLocked);
+        // Looked for with the locks in hand: nobody makes another for them.
+        let calls = Calls::now(&Container::runtimes(&self.settings.state));
+        for (record, folder, lock) in abandoned {
+            let called = calls.concern(&record.id);
+            if let Err(error) = self.pick_up(&folder, lock, &record.id, called).await {
+                tracing::warn!(
+                    "{}: {error}; its slices stay closed, and it is tried again",
+                    record.name
+                );
             }
         }
         Ok(())
@@ -93,7 +112,15 @@ impl Agent {
         Ok(())
     }
 
-    async fn pick_up(&self, folder: &Folder, lock: File, id: &str) -> Result<(), AgentError> {
+    /// Carries a workload on from where it was left. `called`: a runtime's call
+    /// for it was under way.
+    async fn pick_up(
+        &self,
+        folder: &Folder,
+        lock: File,
+        id: &str,
+        called: bool,
+    ) -> Result<(), AgentError> {
         // It may have moved on between the listing and the lock.
         let record = self
             .ledger
@@ -106,7 +133,7 @@ impl Agent {
         let same_boot = record.boot_id == boot || launch::lives(id);
         let found = if same_boot {
             let (record, folder) = (record.clone(), folder.clone());
-            aside(move || look(&record, &folder)).await?
+            aside(move || look(&record, &folder, called)).await?
         } else {
             Found::Nothing
         };
@@ -130,7 +157,7 @@ impl Agent {
         }
         hit(Point::RecoverCleared);
         if record.state == State::Preparing {
-            settle::release(&self.plugins, &record).await?;
+            release(&self.plugins, &record).await?;
             hit(Point::RecoverReleased);
             self.ledger.transact(|t| {
                 t.remove(id);
@@ -153,7 +180,7 @@ impl Agent {
             at_ms: sys::now_ms(),
             ..Exit::default()
         });
-        settle(&self.settings.state, &self.settings.plugins, id, exit).await
+        settle_with(&self.ledger, &self.plugins, folder, id, exit).await
     }
 }
 
@@ -170,9 +197,9 @@ enum Found {
 
 /// Looks, once nothing more can happen to it: a call of the runtime that
 /// outlived its monitor would make a container, or start it, after the look.
-fn look(record: &Record, folder: &Folder) -> Found {
+fn look(record: &Record, folder: &Folder, called: bool) -> Found {
     let container = folder.container().ok();
-    if let Some(container) = &container {
+    if let Some(container) = container.as_ref().filter(|_| called) {
         launch::end_calls(container);
     }
     let Some(pid) = record.pid.filter(|_| is_alive(record)) else {

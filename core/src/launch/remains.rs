@@ -28,18 +28,66 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Calls that change a container. `exec` is a person's, and ends with it.
 const CALLS: [&[u8]; 3] = [b"create", b"start", b"delete"];
 
+/// Calls of runtimes that were under way at one moment. A call that is not
+/// among them has ended, or was made by somebody who lives.
+#[derive(Debug, Default)]
+pub(crate) struct Calls(Vec<(OwnedFd, Vec<u8>)>);
+
+impl Calls {
+    /// Those that keep their notes in this folder: their command lines name it.
+    pub(crate) fn now(runtimes: &Path) -> Self {
+        let is_call = |line: &[u8]| {
+            has(line, runtimes.as_os_str().as_bytes()) && CALLS.iter().any(|call| has(line, call))
+        };
+        let own = std::process::id();
+        let all = fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
+            .filter(|pid| *pid != own)
+            .filter_map(|pid| {
+                let line = || {
+                    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                    is_call(&line).then_some(line)
+                };
+                line()?;
+                // Looked at again: it is what was opened.
+                let pidfd = open(pid)?;
+                Some((pidfd, line()?))
+            });
+        Self(all.collect())
+    }
+
+    /// Is one of them for this container?
+    pub(crate) fn concern(&self, id: &str) -> bool {
+        self.of(id).next().is_some()
+    }
+
+    fn of(&self, id: &str) -> impl Iterator<Item = &OwnedFd> {
+        self.0
+            .iter()
+            .filter(|(_, line)| has(line, id.as_bytes()))
+            .map(|(pidfd, _)| pidfd)
+    }
+}
+
+/// Is this one of the words of a command line?
+fn has(line: &[u8], word: &[u8]) -> bool {
+    line.split(|b| *b == 0).any(|w| w == word)
+}
+
 /// Waits until no call of the runtime is under way for this container; those
 /// that do not end are killed.
 pub(crate) fn end_calls(container: &Container) {
     let patience = Instant::now() + PATIENCE;
     let death = patience + DEATH;
     loop {
-        let calls = calls(&container.runtime.root, &container.id);
-        if calls.is_empty() || Instant::now() > death {
+        let calls = Calls::now(&container.runtime.root);
+        if !calls.concern(&container.id) || Instant::now() > death {
             return;
         }
         let kill = Instant::now() > patience;
-        for call in &calls {
+        for call in calls.of(&container.id) {
             if kill {
                 // Gone is fine.
                 let _ = pidfd_send_signal(call, Signal::KILL);
@@ -53,30 +101,6 @@ pub(crate) fn end_calls(container: &Container) {
             );
         }
     }
-}
-
-/// The processes that are calls of a runtime for this container: their command
-/// line names both the runtime's state folder and the container.
-fn calls(root: &Path, id: &str) -> Vec<OwnedFd> {
-    let is_call = |line: &[u8]| {
-        let has = |word: &[u8]| line.split(|b| *b == 0).any(|w| w == word);
-        has(id.as_bytes()) && has(root.as_os_str().as_bytes()) && CALLS.iter().any(|c| has(c))
-    };
-    let own = std::process::id();
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter_map(|pid| {
-            let line = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if pid == own || !is_call(&line()) {
-                return None;
-            }
-            let pidfd = open(pid)?;
-            // Looked at again: it is what was opened.
-            is_call(&line()).then_some(pidfd)
-        })
-        .collect()
 }
 
 /// Was the process told to run its program? The runtime's own notes are not
