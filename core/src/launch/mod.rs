@@ -33,7 +33,9 @@ pub use edits::{MergeError, merge};
 pub(crate) use mounts::check_plugin_mounts;
 pub use mounts::{BindMount, MountError, check_user_mount};
 pub(crate) use proof::prove;
-pub(crate) use remains::{Calls, clear, clear_unknown, end_calls, first_process, lives, was_started};
+pub(crate) use remains::{
+    Calls, clear, clear_unknown, end_calls, first_process, lives, was_started,
+};
 pub use rootfs::Root;
 pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts, make_workdir};
 pub(crate) use runtime::last_line;
