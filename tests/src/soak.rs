@@ -207,6 +207,9 @@ fn kill_as_planned(
     while done < plan.kills && lock(&shared.wrong).is_empty() {
         thread::sleep(Duration::from_millis(dice.roll(twice)));
         watch.note_folders();
+        // Crashes are remembered, and a plugin that crashes often is left alone:
+        // that is tested elsewhere, and would end this.
+        let _ = fs::remove_dir_all(shared.machine.state().join("plugins"));
         let Some(&victim) = dice.pick(&plan.victims) else {
             return kills;
         };
@@ -239,9 +242,6 @@ fn kill_one(shared: &Shared<'_>, victim: Victim, dice: &mut Dice) -> bool {
                 .is_some_and(|pidfd| pidfd_send_signal(pidfd, Signal::KILL).is_ok());
         }
         Victim::Host => {
-            // Crashes are remembered, and a plugin that crashes often is left
-            // alone: that is tested elsewhere, and would end this.
-            let _ = fs::remove_dir_all(shared.machine.state().join("plugins"));
             let hosts = shared.machine.hosts();
             hosts.into_iter().filter_map(open).collect()
         }

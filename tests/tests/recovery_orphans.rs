@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use divvy_tests::rootfs::{
     cgroups, ids, job, machine, monitors, nothing_is_left_of, record, records, text,
@@ -37,11 +38,12 @@ exec runc \"$@\"
 }
 
 /// Starts a job under a monitor that dies at this point.
-fn with_a_monitor_that_dies_at(machine: &Machine, point: &str) -> Output {
+fn with_a_monitor_that_dies_at(machine: &Machine, runtime: &str, point: &str) -> Output {
     let marks = machine.path().join("marks");
     fs::create_dir(&marks).unwrap();
-    let runtime = slow_runc(machine).display().to_string();
-    let job = job(machine, &runtime, "-d --name w --cpu 1");
+    let slow = slow_runc(machine).display().to_string();
+    let runtime = if runtime == "slow" { &slow } else { runtime };
+    let job = job(machine, runtime, "-d --name w --cpu 1");
     let job = job.args(["--", "sleep", "600"]);
     let output = job
         .env("DIVVY_FAILPOINT", point)
@@ -58,11 +60,11 @@ fn with_a_monitor_that_dies_at(machine: &Machine, point: &str) -> Output {
 fn a_container_that_is_made_after_its_monitor_died_is_deleted() {
     requires!(root, runc);
     let machine = machine();
-    let output = with_a_monitor_that_dies_at(&machine, "monitor.creates");
+    let output = with_a_monitor_that_dies_at(&machine, "slow", "monitor.creates");
     output.exits(125).complains("its monitor ended");
     assert_eq!(records(&machine), Vec::<serde_json::Value>::new());
     // Longer than the runtime's call takes.
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    std::thread::sleep(Duration::from_millis(700));
     nothing_is_left_of(&machine, &ids(&machine));
     let runtime = fs::read_dir(machine.state().join("runtime")).unwrap();
     assert_eq!(runtime.count(), 0, "the runtime remembers it");
@@ -73,17 +75,17 @@ fn a_container_that_is_made_after_its_monitor_and_command_died_is_deleted() {
     requires!(root, runc);
     let machine = machine();
     // The command dies where the monitor has just been started.
-    let output = with_a_monitor_that_dies_at(&machine, "run.monitored");
+    let output = with_a_monitor_that_dies_at(&machine, "slow", "run.monitored");
     output.exits(137);
     // The monitor is about to call the runtime, or does.
     let id = ids(&machine).into_iter().next().expect("a folder");
     assert!(eventually(|| monitors(&machine).len() == 1));
-    std::thread::sleep(std::time::Duration::from_millis(150));
+    std::thread::sleep(Duration::from_millis(150));
     for pid in monitors(&machine) {
         divvy_tests::rootfs::kill(pid);
     }
     assert!(eventually(|| records(&machine).is_empty()));
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    std::thread::sleep(Duration::from_millis(700));
     assert_eq!(cgroups(&id), Vec::<PathBuf>::new());
     nothing_is_left_of(&machine, &[id].into());
 }
@@ -92,7 +94,7 @@ fn a_container_that_is_made_after_its_monitor_and_command_died_is_deleted() {
 fn a_job_that_is_started_after_its_monitor_died_is_followed() {
     requires!(root, runc);
     let machine = machine();
-    let output = with_a_monitor_that_dies_at(&machine, "monitor.starts");
+    let output = with_a_monitor_that_dies_at(&machine, "slow", "monitor.starts");
     output.exits(125);
     let now = record(&machine, "w");
     assert_eq!(text(&now["state"]), "running", "{now:#}");
@@ -104,16 +106,22 @@ fn a_job_that_is_started_after_its_monitor_died_is_followed() {
 }
 
 #[test]
-fn a_job_that_was_never_started_is_settled_and_says_so() {
+fn a_job_that_was_never_started_is_settled_at_once_and_says_so() {
     requires!(root, runc);
-    let machine = machine();
-    let output = with_a_monitor_that_dies_at(&machine, "monitor.go");
-    output.exits(125);
-    let now = record(&machine, "w");
-    assert_eq!(text(&now["state"]), "exited", "{now:#}");
-    assert!(
-        text(&now["exit"]["reason"]).contains("it never ran"),
-        "{now:#}"
-    );
-    divvy_tests::rootfs::nothing_is_left(&machine);
+    for runtime in ["built-in", "slow"] {
+        let machine = machine();
+        let output = with_a_monitor_that_dies_at(&machine, runtime, "monitor.go");
+        output.exits(125);
+        let began = Instant::now();
+        let now = record(&machine, "w");
+        // The process that waits is no call of a runtime to be waited for.
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "it took {took:?}");
+        assert_eq!(text(&now["state"]), "exited", "{now:#}");
+        assert!(
+            text(&now["exit"]["reason"]).contains("it never ran"),
+            "{now:#}"
+        );
+        divvy_tests::rootfs::nothing_is_left(&machine);
+    }
 }

@@ -31,7 +31,14 @@ const CALLS: [&[u8]; 3] = [b"create", b"start", b"delete"];
 /// Calls of runtimes that were under way at one moment. A call that is not
 /// among them has ended, or was made by somebody who lives.
 #[derive(Debug, Default)]
-pub(crate) struct Calls(Vec<(OwnedFd, Vec<u8>)>);
+pub(crate) struct Calls(Vec<Call>);
+
+#[derive(Debug)]
+struct Call {
+    pid: u32,
+    pidfd: OwnedFd,
+    line: Vec<u8>,
+}
 
 impl Calls {
     /// Those that keep their notes in this folder: their command lines name it.
@@ -53,7 +60,8 @@ impl Calls {
                 line()?;
                 // Looked at again: it is what was opened.
                 let pidfd = open(pid)?;
-                Some((pidfd, line()?))
+                let line = line()?;
+                Some(Call { pid, pidfd, line })
             });
         Self(all.collect())
     }
@@ -64,10 +72,13 @@ impl Calls {
     }
 
     fn of(&self, id: &str) -> impl Iterator<Item = &OwnedFd> {
+        // The built-in runtime's clones have its command line; those in the
+        // container's cgroup are the container.
+        let inside = |pid| Cgroup::of(pid).is_ok_and(|c| c.belongs_to(id));
         self.0
             .iter()
-            .filter(|(_, line)| has(line, id.as_bytes()))
-            .map(|(pidfd, _)| pidfd)
+            .filter(move |call| has(&call.line, id.as_bytes()) && !inside(call.pid))
+            .map(|call| &call.pidfd)
     }
 }
 
