@@ -44,7 +44,7 @@ async fn run() -> Result<(), AgentError> {
         match event {
             Event::Stdout(data) => print!("it says: {}", String::from_utf8_lossy(&data)),
             Event::Exit(exit) => println!("it ended with {:?}", exit.code),
-            Event::Stderr(_) | Event::Joined => {}
+            _ => {}
         }
     }
     Ok(())

@@ -194,8 +194,9 @@ pub fn cgroups(id: &str) -> Vec<PathBuf> {
         .flatten()
         .filter_map(Result::ok);
     let roots = controllers.map(|e| e.path()).chain([root.to_owned()]);
+    // Ours, and where engines put theirs.
     roots
-        .map(|r| r.join("divvy").join(id))
+        .flat_map(|r| ["divvy", "docker"].map(|parent| r.join(parent).join(id)))
         .filter(|p| p.is_dir())
         .collect()
 }

@@ -368,6 +368,25 @@ fn a_container_whose_monitor_was_killed_is_adopted_untouched() {
 }
 
 #[test]
+fn the_end_that_no_monitor_saw_is_learnt_from_the_engine() {
+    requires!(root, dockerd);
+    let docked = Docked::new();
+    docked
+        .job("-d --name w", "echo here; sleep 1; echo there; exit 9")
+        .run()
+        .succeeds();
+    wait_until_it_prints(&docked, "w");
+    monitors(&docked.machine).into_iter().for_each(kill);
+    thread::sleep(Duration::from_millis(1500));
+    let then = record(&docked.machine, "w");
+    assert_eq!(then["state"], "exited", "{then:#}");
+    assert_eq!(then["exit"]["code"], 9, "{then:#}");
+    let logs = docked.divvy("logs w").run().succeeds();
+    assert_eq!(logs.stdout, "here\nthere\n");
+    docked.nothing_is_left();
+}
+
+#[test]
 fn a_container_outlives_the_command_that_started_it() {
     requires!(root, dockerd);
     let docked = Docked::new();

@@ -26,6 +26,7 @@ fn agent(machine: &Machine) -> Agent {
         history: None,
     };
     Agent::open(Settings {
+        docker_socket: None,
         state: machine.state(),
         exe: program(),
         plugins,

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use divvy_tests::dockerd::Docked;
 use divvy_tests::rootfs::{ended, machine, nothing_is_left, runtimes, start};
 use divvy_tests::{needs, requires};
 
@@ -55,24 +56,34 @@ fn each_gets_its_share(runtime: &str, workloads: &[(f64, u32)], within: f64) {
     panic!("the machine is not quiet: something else takes {noise:.3} cores");
 }
 
-/// CPU seconds per second of each workload, and of everything else.
+/// CPU seconds per second of each workload, and of everything else. The
+/// runtime `docker` is an engine of its own.
 fn measure(runtime: &str, workloads: &[(f64, u32)]) -> (Vec<f64>, f64) {
-    let machine = machine();
+    let docked = (runtime == "docker").then(Docked::new);
+    let own;
+    let machine = match &docked {
+        Some(docked) => &docked.machine,
+        None => {
+            own = machine();
+            &own
+        }
+    };
     for (n, (cores, processes)) in workloads.iter().enumerate() {
         let busy = "(while :; do :; done) & ".repeat(usize::try_from(*processes).unwrap_or(1));
         let script = format!("{busy} sleep {LOAD_S}");
-        start(
-            &machine,
-            runtime,
-            &format!("n{n}"),
-            &format!("--cpu {cores}"),
-            &script,
-        );
+        let (name, cpu) = (format!("n{n}"), format!("--cpu {cores}"));
+        match &docked {
+            Some(docked) => {
+                let job = docked.job(&format!("-d --name {name} {cpu}"), &script);
+                job.run().succeeds();
+            }
+            None => start(machine, runtime, &name, &cpu, &script),
+        }
     }
     // The middle of the load, when all run and no command of ours does: what
     // starting and ending the others takes is nobody's share.
     thread::sleep(Duration::from_millis(500));
-    let ids: Vec<String> = (0..workloads.len()).map(|n| id(&machine, n)).collect();
+    let ids: Vec<String> = (0..workloads.len()).map(|n| id(machine, n)).collect();
     let window = Duration::from_secs(LOAD_S - 3);
     let began = std::time::Instant::now();
     let (all, before) = (busy_s(), used_s(&ids));
@@ -82,17 +93,19 @@ fn measure(runtime: &str, workloads: &[(f64, u32)]) -> (Vec<f64>, f64) {
     let used: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
     let others = all - used.iter().sum::<f64>();
     for n in 0..workloads.len() {
-        let _ = ended(&machine, &format!("n{n}"));
+        let _ = ended(machine, &format!("n{n}"));
     }
-    nothing_is_left(&machine);
+    nothing_is_left(machine);
     (used.iter().map(|u| u / took).collect(), others / took)
 }
 
-/// The id of the n-th workload.
+/// The name of the n-th workload's cgroup.
 fn id(machine: &divvy_tests::Machine, n: usize) -> String {
     let shown = machine.divvy(&format!("--json describe n{n}")).run().json();
-    shown["workload"]["id"]
-        .as_str()
+    let workload = &shown["workload"];
+    let by_engine = workload["container_id"].as_str();
+    by_engine
+        .or(workload["id"].as_str())
         .unwrap_or_default()
         .to_owned()
 }
@@ -174,6 +187,13 @@ fn two_halves_and_a_whole_core_each_get_their_own_under_full_load() {
     for runtime in runtimes() {
         each_gets_its_share(runtime, &[(0.5, 2), (0.5, 2), (1.0, 3)], 0.05);
     }
+}
+
+#[test]
+fn two_halves_and_a_whole_core_each_get_their_own_by_an_engine_too() {
+    quiet!();
+    requires!(dockerd);
+    each_gets_its_share("docker", &[(0.5, 2), (0.5, 2), (1.0, 3)], 0.05);
 }
 
 #[test]

@@ -35,10 +35,7 @@ impl Agent {
     /// Makes the folders anew, with a copy of the record in each, of workloads
     /// that the engine's containers tell of and whose folders are lost. Returns
     /// what of their words cannot be read. An engine that is not there says nothing.
-    pub(super) async fn from_engine(
-        &self,
-        known: &[Record],
-    ) -> Result<Vec<String>, AgentError> {
+    pub(super) async fn from_engine(&self, known: &[Record]) -> Result<Vec<String>, AgentError> {
         let state = &self.settings.state;
         let Ok(socket) = self.engine_socket() else {
             return Ok(vec![]);

@@ -153,6 +153,17 @@ impl Agent {
             hit(Point::RecoverAdopted);
             return Ok(());
         }
+        // Its monitor may have seen the end and died before the ledger knew; an
+        // engine remembers it too.
+        let mut exit = folder.exit();
+        if let Ok(container) = folder.container()
+            && same_boot
+            && record.state == State::Running
+            && found == Found::Nothing
+            && exit.is_none()
+        {
+            exit = monitor::how_it_ended(folder, &container).await;
+        }
         if same_boot {
             clear(folder, id, &self.settings.state).await?;
         } else {
@@ -174,8 +185,7 @@ impl Agent {
             folder.remove();
             return Ok(());
         }
-        // Its monitor may have seen the end and died before the ledger knew.
-        let exit = folder.exit().unwrap_or_else(|| Exit {
+        let exit = exit.unwrap_or_else(|| Exit {
             reason: Some(
                 match (same_boot, found) {
                     (false, _) => "the machine was restarted",
@@ -206,9 +216,7 @@ enum Found {
 /// outlived its monitor would make a container, or start it, after the look.
 fn look(record: &Record, folder: &Folder, called: bool) -> Found {
     let container = folder.container().ok();
-    if called
-        && let Some(By::Oci(oci)) = container.as_ref().map(|c| &c.by)
-    {
+    if called && let Some(By::Oci(oci)) = container.as_ref().map(|c| &c.by) {
         launch::end_calls(&record.id, oci);
     }
     let Some(pid) = record.pid.filter(|_| is_alive(record)) else {

@@ -686,7 +686,9 @@ mod tests {
             "nothing was written: nothing is read again"
         );
         std::fs::remove_file(other.path()).unwrap();
-        other.renew(|| Ok::<_, LedgerError>(vec![record("only")])).unwrap();
+        other
+            .renew(|| Ok::<_, LedgerError>(vec![record("only")]))
+            .unwrap();
         assert_eq!(mirror.records().unwrap(), [record("only")]);
     }
 

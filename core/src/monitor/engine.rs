@@ -29,7 +29,9 @@ use super::serve::Workload;
 use super::streams::Writer;
 use crate::agent::AgentError;
 use crate::launch::docker::{self, Handle, Kind, OnEngine, Output, Standing};
-use crate::launch::{Cgroup, Container, Folder, init_args};
+use crate::launch::{By, Cgroup, Container, Folder, init_args};
+use crate::model::Exit;
+use crate::sys;
 
 /// How long an engine that went away may take to come back, once the container
 /// has ended, to say how it ended.
@@ -149,8 +151,9 @@ impl Live {
         let follower = Follower {
             handle: self.handle.clone(),
             hub,
-            pidfd,
+            pidfd: Some(pidfd),
             logs_all: self.seen_all,
+            patience: AWAY,
         };
         tokio::spawn(follower.follow(self.output.take()))
     }
@@ -172,8 +175,33 @@ impl Live {
 struct Follower {
     handle: Handle,
     hub: Arc<Hub>,
-    pidfd: OwnedFd,
+    /// `None`: its process is gone already.
+    pidfd: Option<OwnedFd>,
     logs_all: bool,
+    /// How long an engine may be away once the process is gone.
+    patience: Duration,
+}
+
+/// How a container ended that nobody followed; what it printed until then is
+/// added to its log. `None`: the engine cannot say now.
+pub(crate) async fn how_it_ended(folder: &Folder, container: &Container) -> Option<Exit> {
+    let By::Engine(on) = &container.by else {
+        return None;
+    };
+    let follower = Follower {
+        handle: on.handle(&container.id).ok()?,
+        hub: Arc::new(Hub::new(folder.log())),
+        pidfd: None,
+        logs_all: true,
+        patience: Duration::ZERO,
+    };
+    let outcome = follower.follow(None).await;
+    Some(Exit {
+        code: Some(outcome.code?),
+        out_of_memory: outcome.out_of_memory,
+        at_ms: sys::now_ms(),
+        ..Exit::default()
+    })
 }
 
 impl Follower {
@@ -254,15 +282,15 @@ impl Follower {
     async fn engine_is_back(&self) -> bool {
         let mut since_end: Option<Instant> = None;
         loop {
-            sleep(AGAIN).await;
-            if self.handle.ping().await {
-                return true;
-            }
             if since_end.is_none() && self.has_ended() {
                 since_end = Some(Instant::now());
             }
-            if since_end.is_some_and(|at| at.elapsed() > AWAY) {
+            if since_end.is_some_and(|at| at.elapsed() >= self.patience) {
                 return false;
+            }
+            sleep(AGAIN).await;
+            if self.handle.ping().await {
+                return true;
             }
         }
     }
@@ -284,7 +312,10 @@ impl Follower {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        let mut polled = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let Some(pidfd) = &self.pidfd else {
+            return true;
+        };
+        let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
         matches!(poll(&mut polled, Some(&now)), Ok(1..))
     }
 

@@ -27,6 +27,7 @@ mod streams;
 
 pub use client::{Attached, ExecError, Signalled, attach, exec, stop};
 pub(crate) use client::{joined, open, open_exec};
+pub(crate) use engine::how_it_ended;
 pub use log::{Log, LogLine};
 pub use process::main;
 pub(crate) use protocol::{Ask, Order, Report, Settings};

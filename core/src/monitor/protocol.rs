@@ -81,6 +81,7 @@ pub struct ExecRequest {
 
 /// Monitor to client, as data arrives.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// The client is attached: it misses nothing from here on.
     Joined,
