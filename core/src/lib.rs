@@ -20,6 +20,7 @@
 //! | [`agent`] | the state machine that ties these together |
 //! | [`scenario`] | files of devices and steps, and what the allocator answers |
 //! | [`cli`] | the command line: one file a verb |
+//! | [`failpoint`] | where tests kill a process |
 //!
 //! `model` and `allocate` know no I/O, no clock and no tokio. Nothing here
 //! knows a vendor: every vendor word comes from a plugin's manifest.
@@ -33,6 +34,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 mod embed;
+pub mod failpoint;
 mod frames;
 pub mod launch;
 pub mod ledger;

@@ -18,6 +18,8 @@ mod machine;
 pub mod needs;
 pub mod npu;
 pub mod rootfs;
+pub mod soak;
+pub mod state;
 mod terminal;
 
 pub use command::{Divvy, Output, Running};

@@ -2,6 +2,7 @@
 //! workspace, with devices of its own; used, pulled out, replaced, ill.
 #![allow(clippy::unwrap_used)] // a test may
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -389,4 +390,34 @@ fn without_its_driver_it_is_absent_not_broken() {
         Path::new("/").join(machine.path()).display()
     );
     check.arg(root).run().succeeds().says("modprobe npu");
+}
+
+/// Name and version of each package of a lock file.
+fn packages(lock: &Path) -> BTreeSet<(String, String)> {
+    let text = fs::read_to_string(lock).unwrap();
+    let value = |line: Option<&str>, key: &str| {
+        let line = line.unwrap().strip_prefix(key).unwrap();
+        line.trim_matches(['=', ' ', '"']).to_owned()
+    };
+    text.split("[[package]]\n")
+        .skip(1)
+        .map(|package| {
+            let mut lines = package.lines();
+            (value(lines.next(), "name"), value(lines.next(), "version"))
+        })
+        .collect()
+}
+
+#[test]
+fn it_is_built_of_what_divvy_is_built_of() {
+    // So that a machine which has built Divvy needs no network to build it.
+    let ours = packages(&npu::repository().join("Cargo.lock"));
+    let mut its = packages(&npu::example().join("Cargo.lock"));
+    its.retain(|(name, _)| name != "divvy-plugin-npu");
+    let others: Vec<_> = its.difference(&ours).collect();
+    assert!(its.len() > 10, "{its:?}");
+    assert!(
+        others.is_empty(),
+        "cargo update --precise these in examples/plugin-npu: {others:?}"
+    );
 }

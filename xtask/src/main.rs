@@ -1,5 +1,5 @@
-//! Chores of this repository: `cargo xtask demo`, `test`, `dist` and `fuzz`, one
-//! file each. People and CI use the same ones.
+//! Chores of this repository: `cargo xtask demo`, `test`, `dist`, `fuzz` and
+//! `soak`, one file each. People and CI use the same ones.
 //!
 //! What a chore has to say goes to stderr; the demo's story goes to stdout.
 //! Exit status: 0, or 1 with one error that names the remedy.
@@ -11,6 +11,7 @@ mod dist;
 mod find;
 mod fuzz;
 mod shell;
+mod soak;
 mod test;
 
 use std::path::PathBuf;
@@ -51,6 +52,18 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Kill whatever Divvy starts at random, under load, and see what is lost; needs root
+    Soak {
+        /// How often
+        #[arg(long, default_value_t = 1000)]
+        kills: u32,
+        /// Make the choices of an earlier run again
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The launcher that jobs are started with, as in `divvy run --launcher`
+        #[arg(long, default_value = "oci")]
+        launcher: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -59,6 +72,15 @@ fn main() -> ExitCode {
         Task::Test { quick } => test::run(quick),
         Task::Dist { out, debug } => dist::run(&out, debug),
         Task::Fuzz { seconds } => fuzz::run(seconds),
+        Task::Soak {
+            kills,
+            seed,
+            launcher,
+        } => soak::run(&soak::Soak {
+            kills,
+            seed,
+            launcher: &launcher,
+        }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -45,22 +45,18 @@ impl Agent {
         strange
     }
 
-    /// What the engine's containers say of workloads whose folders are lost,
-    /// and what of it cannot be read; the folders are made anew, so that the
-    /// workloads can be carried on. An engine that is not there says nothing.
-    pub(super) async fn told_by_engine(
-        &self,
-        known: &[Record],
-    ) -> Result<(Vec<Record>, Vec<String>), AgentError> {
+    /// Makes the folders anew, with a copy of the record in each, of workloads
+    /// that the engine's containers tell of and whose folders are lost. Returns
+    /// what of their words cannot be read. An engine that is not there says nothing.
+    pub(super) async fn told_by_engine(&self, known: &[Record]) -> Result<Vec<String>, AgentError> {
         let state = &self.settings.state;
         let Ok(socket) = self.engine_socket() else {
-            return Ok((vec![], vec![]));
+            return Ok(vec![]);
         };
         let (found, unreadable) = match docker::remembered(&socket, state).await {
             Ok(found) => found,
-            Err(error) => return Ok((vec![], vec![error.to_string()])),
+            Err(error) => return Ok(vec![error.to_string()]),
         };
-        let mut records = Vec::new();
         for (mut record, container) in found {
             if known.iter().any(|r| r.id == record.id) {
                 continue;
@@ -75,9 +71,8 @@ impl Agent {
             folder.save_container(&container)?;
             folder.save_settings(&self.monitor_settings())?;
             folder.save_record(&record)?;
-            records.push(record);
         }
-        Ok((records, unreadable))
+        Ok(unreadable)
     }
 
     /// Looks at engine and image, and lets the image say what the user did not.

@@ -121,6 +121,11 @@ pub enum AgentError {
         /// The workload.
         name: String,
     },
+    /// The ledger was made anew while a container was made.
+    #[error(
+        "the ledger was rebuilt while {0} was prepared, and does not know it; nothing was started, run it again"
+    )]
+    IntentLost(String),
     /// It has ended, or never began, and waits for a plugin to release it.
     #[error(
         "{0} does not run, but a plugin has not released its slices yet; every divvy command tries again, `divvy plugin list` says what is wrong with the plugin"
@@ -268,6 +273,7 @@ impl AgentError {
             Self::NothingGranted => "nothing_granted",
             Self::TooLittleMemory(_) => "invalid_amount",
             Self::NotUndone { error, .. } => error.code(),
+            Self::IntentLost(_) => "intent_lost",
             Self::NotReleased(_) => "not_released",
             Self::ImageNeeds { .. } => "image_requires",
             Self::Launcher(_) => "invalid_launcher",

@@ -23,6 +23,7 @@ mod engine;
 mod error;
 pub mod events;
 mod hold;
+mod rebuild;
 mod recover;
 mod request;
 mod run;
@@ -35,17 +36,17 @@ pub use decide::Decision;
 pub use documents::{Devices, FailedPlugin, Holding, OfferedSlot, PluginView, Plugins, Workloads};
 pub use error::AgentError;
 pub use hold::AllocateRequest;
+pub use rebuild::{Rebuilt, is_unknown};
 pub use request::{RootRequest, RunRequest};
 pub use run::Started;
 pub use settle::settle;
 pub use view::{DeviceView, Usage, describe_inventory};
 pub use watch::Watched;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
-
+use crate::failpoint::{Point, hit};
 use crate::launch::Folder;
 use crate::ledger::Ledger;
 use crate::model::{Inventory, Record, State};
@@ -185,12 +186,14 @@ impl Agent {
     /// It has not ended.
     pub async fn remove(&self, record: &Record) -> Result<(), AgentError> {
         self.ledger.transact(|t| match t.get(&record.id) {
+            Some(r) if r.state == State::Releasing => Err(AgentError::NotReleased(r.name.clone())),
             Some(r) if r.state != State::Exited => Err(AgentError::StillThere(r.name.clone())),
             _ => {
                 t.remove(&record.id);
                 Ok(())
             }
         })?;
+        hit(Point::RemoveForgotten);
         let folder = self.folder(&record.id);
         // An engine that was away when it ended may have it still.
         if record.container_id.is_some()
@@ -200,25 +203,6 @@ impl Agent {
         }
         folder.remove();
         Ok(())
-    }
-
-    /// Sets a damaged ledger aside and makes a new one from the copies that the
-    /// workloads' folders carry, and, for folders that are lost, the containers
-    /// of the engine.
-    ///
-    /// # Errors
-    /// The state folder.
-    pub async fn rebuild(&self) -> Result<Rebuilt, AgentError> {
-        let (mut records, mut unreadable) = copies(&self.settings.state);
-        let (more, odd) = self.told_by_engine(&records).await?;
-        records.extend(more);
-        unreadable.extend(odd);
-        let set_aside = self.ledger.rebuild(records.clone())?;
-        Ok(Rebuilt {
-            records,
-            unreadable,
-            set_aside,
-        })
     }
 }
 
@@ -237,30 +221,4 @@ pub fn pick(mut records: Vec<Record>, name: &str) -> Result<Record, AgentError> 
         (None, _) => Err(AgentError::NoSuchWorkload(name.to_owned())),
         _ => Err(AgentError::Ambiguous(name.to_owned())),
     }
-}
-
-/// What [`Agent::rebuild`] found.
-#[derive(Clone, Debug, Serialize)]
-pub struct Rebuilt {
-    /// The records that were found.
-    pub records: Vec<Record>,
-    /// Workload folders whose copy could not be read, and why.
-    pub unreadable: Vec<String>,
-    /// Where the old ledger is now.
-    pub set_aside: Option<PathBuf>,
-}
-
-/// The second copies of the ledger's records.
-fn copies(state: &Path) -> (Vec<Record>, Vec<String>) {
-    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
-    let entries = std::fs::read_dir(state.join("workloads"));
-    for entry in entries.into_iter().flatten().filter_map(Result::ok) {
-        let id = entry.file_name().to_string_lossy().into_owned();
-        match Folder::new(state, &id).record() {
-            Ok(record) if record.id == id => records.push(record),
-            Ok(_) => unreadable.push(format!("{id}: it carries another's record")),
-            Err(error) => unreadable.push(format!("{id}: {error}")),
-        }
-    }
-    (records, unreadable)
 }

@@ -8,10 +8,15 @@
 use std::fs::File;
 
 use super::hold::NO_LAUNCHER;
-use super::{Agent, AgentError, settle};
-use crate::launch::{Cgroup, Folder};
+use super::settle::{release, settle_with};
+use super::{Agent, AgentError};
+use crate::failpoint::{Point, hit};
+use crate::launch::{self, By, Calls, Cgroup, Container, Folder};
 use crate::model::{Exit, Record, State};
 use crate::{monitor, sys};
+
+/// So many locks are held at once: each is a descriptor.
+const AT_ONCE: usize = 128;
 
 impl Agent {
     /// Brings the ledger up to date with what became of the workloads that
@@ -21,30 +26,61 @@ impl Agent {
     /// The ledger.
     pub async fn recover(&self) -> Result<(), AgentError> {
         let records = self.ledger.records()?;
-        self.sweep(&records)?;
+        self.sweep(&records).await?;
         self.plugins.set_held(&records);
-        for record in records.into_iter().filter(Record::holds) {
+        for some in records.chunks(AT_ONCE) {
+            self.recover_some(some).await?;
+        }
+        Ok(())
+    }
+
+    async fn recover_some(&self, records: &[Record]) -> Result<(), AgentError> {
+        let mut abandoned = Vec::new();
+        for record in records {
             let folder = self.folder(&record.id);
+            if record.state == State::Exited {
+                tidy(&folder);
+                continue;
+            }
             match folder.try_lock() {
                 Ok(None) => {} // Somebody carries it.
-                Ok(Some(lock)) => {
-                    if let Err(error) = self.pick_up(&folder, lock, &record.id).await {
-                        tracing::warn!("{}: {error}", record.name);
-                    }
-                }
-                Err(error) => tracing::warn!(
+                Ok(Some(lock)) => abandoned.push((record, folder, lock)),
+                // It may have ended, and been forgotten, since the listing.
+                Err(error) if self.holds(&record.id)? => tracing::warn!(
                     "{}: its folder {} is gone ({error}); its slices stay closed. `divvy state check` says more",
                     record.name,
                     folder.path.display()
                 ),
+                Err(_) => {}
+            }
+        }
+        if abandoned.is_empty() {
+            return Ok(());
+        }
+        hit(Point::RecoverLocked);
+        // Looked for with the locks in hand: nobody makes another for them.
+        let calls = Calls::now(&Container::runtimes(&self.settings.state));
+        for (record, folder, lock) in abandoned {
+            let called = calls.concern(&record.id);
+            if let Err(error) = self.pick_up(&folder, lock, &record.id, called).await {
+                tracing::warn!(
+                    "{}: {error}; its slices stay closed, and it is tried again",
+                    record.name
+                );
             }
         }
         Ok(())
     }
 
+    /// Does the ledger say now that this workload holds something?
+    fn holds(&self, id: &str) -> Result<bool, AgentError> {
+        self.ledger
+            .transact(|t| Ok::<_, AgentError>(t.get(id).is_some_and(Record::holds)))
+    }
+
     /// Removes folders that belong to no record and to nobody: of a command
     /// that was killed before its intent was written, or while it forgot one.
-    fn sweep(&self, records: &[Record]) -> Result<(), AgentError> {
+    async fn sweep(&self, records: &[Record]) -> Result<(), AgentError> {
         let Ok(entries) = std::fs::read_dir(self.settings.state.join("workloads")) else {
             return Ok(());
         };
@@ -58,14 +94,34 @@ impl Agent {
                 continue;
             };
             // Its record may have been written since the list was read.
-            if !self.ledger.records()?.iter().any(|r| r.id == id) {
-                folder.remove();
+            if self.ledger.records()?.iter().any(|r| r.id == id) {
+                continue;
+            }
+            if launch::lives(&id) {
+                tracing::warn!(
+                    "{}: a container runs that is in no record; it is left alone. `divvy state check` says more",
+                    folder.path.display()
+                );
+                continue;
+            }
+            hit(Point::RecoverSweeps);
+            match clear(&folder, &id, &self.settings.state).await {
+                Ok(()) => folder.remove(),
+                Err(error) => tracing::warn!("{}: {error}", folder.path.display()),
             }
         }
         Ok(())
     }
 
-    async fn pick_up(&self, folder: &Folder, lock: File, id: &str) -> Result<(), AgentError> {
+    /// Carries a workload on from where it was left. `called`: a runtime's call
+    /// for it was under way.
+    async fn pick_up(
+        &self,
+        folder: &Folder,
+        lock: File,
+        id: &str,
+        called: bool,
+    ) -> Result<(), AgentError> {
         // It may have moved on between the listing and the lock.
         let record = self
             .ledger
@@ -74,56 +130,104 @@ impl Agent {
             return Ok(());
         };
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
-        let same_boot = record.boot_id == boot;
-
+        // What lives was not ended by a restart, whatever the id says.
+        let same_boot = record.boot_id == boot || launch::lives(record.cgroup_name());
         // Nobody can tell whether what uses it still runs.
         if record.launcher == NO_LAUNCHER && record.state == State::Running && same_boot {
             return Ok(());
         }
-        let container = folder.container().ok();
-        let waits = || container.as_ref().is_some_and(|c| c.waits(folder));
-        if record.state == State::Running && same_boot && is_alive(&record) && !waits() {
+        let found = if same_boot {
+            let (record, folder) = (record.clone(), folder.clone());
+            aside(move || look(&record, &folder, called)).await?
+        } else {
+            Found::Nothing
+        };
+        hit(Point::RecoverJudged);
+        if found == Found::Running {
             tracing::info!(
                 "{}: its monitor is gone; another follows it now",
                 record.name
             );
+            hit(Point::RecoverAdopts);
             monitor::spawn(&self.settings.exe, folder, lock, true)?;
+            hit(Point::RecoverAdopted);
             return Ok(());
         }
         // Its monitor may have seen the end and died before the ledger knew; an
         // engine remembers it too.
         let mut exit = folder.exit();
-        if let Some(container) = container.as_ref().filter(|_| same_boot)
+        if let Ok(container) = folder.container()
+            && same_boot
             && record.state == State::Running
+            && found == Found::Nothing
             && exit.is_none()
         {
-            exit = monitor::how_it_ended(folder, container).await;
+            exit = monitor::how_it_ended(folder, &container).await;
         }
-        // Nothing of it runs. Whatever the runtime still has of it, goes.
-        match container {
-            Some(container) if same_boot => container.delete().await?,
-            Some(container) => container.forget().await,
-            None => {}
+        if same_boot {
+            clear(folder, id, &self.settings.state).await?;
+        } else {
+            // Only what a launcher remembers has outlived the restart.
+            match folder.container() {
+                Ok(container) => container.forget().await,
+                Err(_) => clear(folder, id, &self.settings.state).await?,
+            }
         }
+        hit(Point::RecoverCleared);
         if record.state == State::Preparing {
-            settle::release(&self.plugins, &record).await?;
+            release(&self.plugins, &record).await?;
+            hit(Point::RecoverReleased);
             self.ledger.transact(|t| {
                 t.remove(id);
                 Ok::<_, AgentError>(())
             })?;
+            hit(Point::RecoverForgotten);
             folder.remove();
             return Ok(());
         }
         let exit = exit.unwrap_or_else(|| Exit {
-            reason: Some(if same_boot {
-                "nobody saw how it ended: its monitor was killed".into()
-            } else {
-                "the machine was restarted".into()
-            }),
+            reason: Some(
+                match (same_boot, found) {
+                    (false, _) => "the machine was restarted",
+                    (true, Found::Waiting) => "it never ran: its monitor was killed before",
+                    (true, _) => "nobody saw how it ended: its monitor was killed",
+                }
+                .into(),
+            ),
             at_ms: sys::now_ms(),
             ..Exit::default()
         });
-        settle(&self.settings.state, &self.settings.plugins, id, exit).await
+        settle_with(&self.ledger, &self.plugins, folder, id, exit).await
+    }
+}
+
+/// What there is of an abandoned workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// It runs.
+    Running,
+    /// Its process waits, and was never told to run.
+    Waiting,
+    /// No process of it lives.
+    Nothing,
+}
+
+/// Looks, once nothing more can happen to it: a call of the runtime that
+/// outlived its monitor would make a container, or start it, after the look.
+fn look(record: &Record, folder: &Folder, called: bool) -> Found {
+    let container = folder.container().ok();
+    if called && let Some(By::Oci(oci)) = container.as_ref().map(|c| &c.by) {
+        launch::end_calls(&record.id, oci);
+    }
+    let Some(pid) = record.pid.filter(|_| is_alive(record)) else {
+        return Found::Nothing;
+    };
+    match (record.state, container) {
+        // Before that, nobody said go.
+        (State::Preparing, _) => Found::Waiting,
+        (_, Some(container)) if !launch::was_started(&container, folder, pid) => Found::Waiting,
+        // Without its description nobody can follow it, but it runs.
+        _ => Found::Running,
     }
 }
 
@@ -131,4 +235,35 @@ impl Agent {
 fn is_alive(record: &Record) -> bool {
     let cgroup = record.pid.and_then(|pid| Cgroup::of(pid).ok());
     cgroup.is_some_and(|c| c.belongs_to(record.cgroup_name()))
+}
+
+/// Whatever is left of the container goes.
+async fn clear(folder: &Folder, id: &str, state: &std::path::Path) -> Result<(), AgentError> {
+    match folder.container() {
+        Ok(container) => Ok(launch::clear(&container).await?),
+        Err(_) => {
+            let (id, runtimes) = (id.to_owned(), Container::runtimes(state));
+            Ok(aside(move || launch::clear_unknown(&id, &runtimes)).await??)
+        }
+    }
+}
+
+/// Tidies the folder of a workload whose monitor was killed when it had settled
+/// it and not yet tidied up.
+fn tidy(folder: &Folder) {
+    if folder.bundle().exists()
+        && let Ok(Some(_lock)) = folder.try_lock()
+    {
+        folder.tidy();
+    }
+}
+
+/// Runs what waits for processes on a thread of its own: whoever serves others
+/// goes on meanwhile.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AgentError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| AgentError::System("recovery was given up", std::io::Error::other(e)))
 }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::decide::{self, decide};
 use super::{Agent, AgentError, RootRequest, RunRequest, settle};
+use crate::failpoint::{Point, hit};
 use crate::launch::docker::Prepared;
 use crate::launch::{
     self, BindMount, By, Container, Folder, Identity, Job, Lack, LaunchError, Needs, Network, Oci,
@@ -50,8 +51,12 @@ impl Started {
         frames::send_json(&mut self.control, &monitor::Order::Go)
             .await
             .map_err(|e| gone(format!("its monitor is gone: {e}")))?;
+        hit(Point::RunGo);
         match report(&mut self.control).await? {
-            monitor::Report::Started => Ok(()),
+            monitor::Report::Started => {
+                hit(Point::RunStarted);
+                Ok(())
+            }
             _ => Err(gone("its monitor lost its place".into()).into()),
         }
     }
@@ -96,6 +101,7 @@ impl Agent {
         if !sys::is_root() {
             return Err(AgentError::NeedsRoot("run"));
         }
+        hit(Point::RunBegun);
         self.recover().await?;
         let (inventory, failed) = self.inventory().await;
         let failed = self.needed(&inventory, failed)?;
@@ -103,8 +109,10 @@ impl Agent {
             sys::random().map_err(|e| AgentError::System("no random numbers", e))?,
         );
         let plan = self.plan(&id, &request, &inventory).await?;
+        hit(Point::RunPlanned);
         let folder = self.folder(&id);
         let lock = folder.create()?;
+        hit(Point::RunFolder);
         let taken = self.intent(&id, &plan, &request).and_then(|intent| {
             self.take(intent, &request.resources, &plan.needs, &inventory, failed)
         });
@@ -334,8 +342,11 @@ impl Agent {
         mut record: Record,
         inventory: &Inventory,
     ) -> Result<Started, AgentError> {
+        hit(Point::RunReserved);
         folder.save_record(&record)?;
+        hit(Point::RunCopied);
         record.edits = self.prepare(&record, inventory).await?;
+        hit(Point::RunPrepared);
         let edits = merge(&record.edits)?;
         launch::check_plugin_mounts(&edits, &self.settings.state)?;
 
@@ -361,14 +372,18 @@ impl Agent {
                 container
             }
         };
+        hit(Point::RunBundled);
         folder.save_container(&container)?;
+        hit(Point::RunDescribed);
         folder.save_settings(&self.monitor_settings())?;
+        hit(Point::RunReady);
 
         // Both hold it until this is proven and written; then the monitor does.
         let shared = lock
             .try_clone()
             .map_err(LaunchError::file("cannot lock", &folder.path))?;
         let control = monitor::spawn(&self.settings.exe, folder, shared, false)?;
+        hit(Point::RunMonitored);
         control
             .set_nonblocking(true)
             .map_err(|e| AgentError::System("the monitor's socket", e))?;
@@ -437,11 +452,13 @@ impl Agent {
                 return Err(LaunchError::Container { step: "made", why }.into());
             }
         };
+        hit(Point::RunCreated);
         launch::prove(pid, edits)?;
         if container_id.is_some() {
             // Ours is in its specification; an engine's is its own.
             launch::prove_confined(pid, network)?;
         }
+        hit(Point::RunProven);
         for name in record.plugins() {
             let Some(client) = self.plugins.get(name) else {
                 continue;
@@ -453,14 +470,22 @@ impl Agent {
                 })
                 .await?;
         }
+        hit(Point::RunTold);
         record.state = State::Running;
         record.pid = Some(pid);
         record.container_id = container_id;
         folder.save_record(&record)?;
-        self.ledger.transact(|t| {
-            t.put(record.clone());
-            Ok::<_, AgentError>(())
+        hit(Point::RunCopiedRunning);
+        self.ledger.transact(|t| match t.get(&record.id) {
+            Some(_) => {
+                t.put(record.clone());
+                Ok(())
+            }
+            // The ledger was rebuilt meanwhile, and what this holds may be
+            // another's.
+            None => Err(AgentError::IntentLost(record.name.clone())),
         })?;
+        hit(Point::RunCommitted);
         Ok(record)
     }
 
@@ -468,10 +493,14 @@ impl Agent {
     /// is tried again by [`recover`](Agent::recover); false then.
     async fn undo(&self, folder: &Folder, record: &Record) -> bool {
         let undone = async {
+            hit(Point::UndoBegun);
             if let Ok(container) = folder.container() {
-                container.delete().await?;
+                // The monitor may have been killed while a runtime made it.
+                launch::clear(&container).await?;
             }
+            hit(Point::UndoCleared);
             settle::release(&self.plugins, record).await?;
+            hit(Point::UndoReleased);
             self.ledger.transact(|t| {
                 t.remove(&record.id);
                 Ok::<_, AgentError>(())
@@ -479,6 +508,7 @@ impl Agent {
         };
         match undone.await {
             Ok(()) => {
+                hit(Point::UndoForgotten);
                 folder.remove();
                 true
             }

@@ -5,6 +5,7 @@ use std::path::Path;
 use divvy_plugin::ReleaseRequest;
 
 use super::AgentError;
+use crate::failpoint::{Point, hit};
 use crate::launch::Folder;
 use crate::ledger::Ledger;
 use crate::model::{Exit, Record, State};
@@ -24,6 +25,35 @@ pub async fn settle(
     exit: Exit,
 ) -> Result<(), AgentError> {
     let ledger = Ledger::new(state);
+    let Some((record, all)) = begin(&ledger, id, exit)? else {
+        return Ok(());
+    };
+    // Started only now: a monitor has no host while its job runs.
+    let plugins = Set::open(plugins)?;
+    plugins.set_held(&all);
+    end(&ledger, &plugins, &Folder::new(state, id), record).await
+}
+
+/// As [`settle`], with plugins that run already.
+pub(super) async fn settle_with(
+    ledger: &Ledger,
+    plugins: &Set,
+    folder: &Folder,
+    id: &str,
+    exit: Exit,
+) -> Result<(), AgentError> {
+    match begin(ledger, id, exit)? {
+        Some((record, _)) => end(ledger, plugins, folder, record).await,
+        None => Ok(()),
+    }
+}
+
+/// The ledger says that it is over: its record, and all records.
+fn begin(
+    ledger: &Ledger,
+    id: &str,
+    exit: Exit,
+) -> Result<Option<(Record, Vec<Record>)>, AgentError> {
     let found = ledger.transact(|t| {
         let Some(record) = t.get(id) else {
             return Ok::<_, AgentError>(None);
@@ -35,24 +65,20 @@ pub async fn settle(
         t.put(record.clone());
         Ok(Some((record, t.records().to_vec())))
     })?;
-    let Some((record, all)) = found else {
-        return Ok(());
-    };
-    let released = match Set::open(plugins) {
-        Ok(set) => {
-            set.set_held(&all);
-            release(&set, &record).await
-        }
-        Err(error) => Err(error.into()),
-    };
-    if let Err(error) = released {
-        tracing::warn!(
-            "{}: {error}; its slices stay closed, and it is tried again",
-            record.name
-        );
-        return Err(error);
-    }
-    close(&ledger, &Folder::new(state, id), record)
+    hit(Point::SettleReleasing);
+    Ok(found)
+}
+
+/// Plugins release it, and nothing is held any more.
+async fn end(
+    ledger: &Ledger,
+    plugins: &Set,
+    folder: &Folder,
+    record: Record,
+) -> Result<(), AgentError> {
+    release(plugins, &record).await?;
+    hit(Point::SettleReleased);
+    close(ledger, folder, record)
 }
 
 /// Has every plugin of a workload release it.
@@ -85,10 +111,12 @@ fn close(ledger: &Ledger, folder: &Folder, mut record: Record) -> Result<(), Age
         }
         Ok::<_, AgentError>(())
     })?;
+    hit(Point::SettleExited);
     if record.remove_on_exit {
         folder.remove();
     } else {
         folder.tidy();
+        hit(Point::SettleTidied);
         // A copy; the ledger has it.
         let _ = folder.save_record(&record);
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::args::{Global, State};
 use super::output::{Failure, print_json, printable};
 use super::{agent, need_root};
-use crate::agent::describe_inventory;
+use crate::agent::{describe_inventory, is_unknown};
 use crate::launch::Folder;
 use crate::ledger::Ledger;
 
@@ -42,6 +42,12 @@ async fn check(global: &Global) -> Result<u8, Failure> {
                 record.name
             )),
             Err(error) => found.push(format!("{}: {error}", record.name)),
+        }
+        if is_unknown(record) {
+            found.push(format!(
+                "{name}: its record was lost with the ledger, so nobody knows what it holds; all devices are closed until it ends: divvy stop {name}",
+                name = record.name
+            ));
         }
         if record.holds() && matches!(folder.try_lock(), Ok(Some(_))) {
             found.push(format!(
@@ -90,10 +96,20 @@ async fn rebuild(global: &Global) -> Result<u8, Failure> {
     if let Some(aside) = rebuilt.set_aside {
         say!("the old ledger is now {}", aside.display());
     }
-    say!("the new ledger has {} records", rebuilt.records.len());
+    let count = rebuilt.records.len();
+    if rebuilt.sound {
+        say!("the ledger is sound and was left alone; it has {count} records");
+    } else {
+        say!("the new ledger has {count} records");
+    }
     rebuilt
         .unreadable
         .iter()
         .for_each(|line| say!("could not be read: {}", printable(line)));
+    for name in &rebuilt.unknown {
+        say!(
+            "{name} may run and nobody knows what it holds: all devices are closed until it ends; divvy stop {name}"
+        );
+    }
     Ok(code)
 }

@@ -108,6 +108,32 @@ impl Cgroup {
     }
 }
 
+/// The cgroup folders of a workload that exist, under every controller,
+/// whether a process is in them or not.
+pub(super) fn folders_of(id: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let path = super::spec::cgroup_path(id);
+    let below = path.trim_start_matches('/');
+    let mut found: Vec<PathBuf> = mount_points(&mounts)
+        .map(|point| Path::new(point).join(below))
+        .filter(|folder| folder.is_dir())
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Where cgroup file systems of either version are mounted.
+fn mount_points(mountinfo: &str) -> impl Iterator<Item = &str> {
+    mountinfo.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let kind = right.split(' ').next()?;
+        ["cgroup", "cgroup2"]
+            .contains(&kind)
+            .then(|| left.split(' ').nth(4))?
+    })
+}
+
 /// The folders of a `/proc/PID/cgroup`, with the mount points of this
 /// namespace's `mountinfo`.
 fn folders(lines: &str, mountinfo: &str) -> BTreeMap<String, PathBuf> {
@@ -204,6 +230,20 @@ mod tests {
         assert!(of("/divvy/abc".into()).belongs_to("abc"));
         assert!(!of("/divvy/abcd".into()).belongs_to("abc"));
         assert!(!of(format!("/docker/{}", "f".repeat(64))).belongs_to(&long));
+    }
+
+    #[test]
+    fn cgroups_of_either_version_are_found_by_their_mounts() {
+        let mounts = "\
+29 25 0:25 / /sys rw - sysfs sysfs rw
+30 25 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+";
+        let found: Vec<&str> = mount_points(mounts).collect();
+        assert_eq!(
+            found,
+            ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/unified"]
+        );
     }
 
     #[test]

@@ -196,6 +196,11 @@ impl Folder {
         self.read("record.json")
     }
 
+    /// Is there a second copy, readable or not?
+    pub(crate) fn has_record(&self) -> bool {
+        self.path.join("record.json").exists()
+    }
+
     /// Where the container has something mounted.
     pub(crate) fn mount_points(&self) -> Vec<String> {
         let spec: Option<Spec> = self.read("bundle/config.json").ok();
@@ -272,6 +277,11 @@ impl Folder {
 }
 
 impl Container {
+    /// The folder in which all runtimes keep their state.
+    pub(crate) fn runtimes(state: &Path) -> PathBuf {
+        state.join("runtime")
+    }
+
     /// Was it made, and does it still wait for the word to start?
     pub(crate) fn waits(&self, folder: &Folder) -> bool {
         match &self.by {

@@ -9,6 +9,7 @@
 //! * `runtime`: which OCI runtime works here; [`builtin`] is our own;
 //! * `rootfs`: what the container's root is made of; [`image`] unpacks images;
 //! * `mounts`: what of the host a container may see, and what never;
+//! * `remains`: what a killed carrier leaves of a container, and its end;
 //! * `proof`: looks at the made container before anything runs in it;
 //!
 //! The process that stays with a container is [`crate::monitor`].
@@ -23,6 +24,7 @@ mod mounts;
 mod needs;
 mod oci;
 mod proof;
+mod remains;
 mod rootfs;
 mod runtime;
 mod seccomp;
@@ -38,6 +40,9 @@ pub(crate) use mounts::{check_plugin_mounts, check_socket};
 pub(crate) use needs::{Lack, Needs};
 pub use oci::Oci;
 pub(crate) use proof::{prove, prove_confined};
+pub(crate) use remains::{
+    Calls, clear, clear_unknown, end_calls, first_process, lives, was_started,
+};
 pub use rootfs::Root;
 pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts, make_workdir};
 pub(crate) use runtime::last_line;

@@ -93,7 +93,7 @@ impl Runtime {
             name: "built-in".into(),
             program: exe.to_owned(),
             prefix: vec!["oci-runtime".into()],
-            root: state.join("runtime"),
+            root: super::Container::runtimes(state),
         }
     }
 
@@ -203,7 +203,7 @@ fn probed(path: &Path, exe: &Path, state: &Path) -> (Runtime, Option<String>) {
         name,
         program: path.to_owned(),
         prefix: vec![],
-        root: state.join("runtime"),
+        root: super::Container::runtimes(state),
     };
     let notes = state.join("runtimes.json");
     let mut known: BTreeMap<PathBuf, Probe> = std::fs::read(&notes)

@@ -15,7 +15,7 @@ mod codec;
 mod group;
 mod store;
 
-pub use store::{Ledger, LedgerError, Transaction};
+pub use store::{Ledger, LedgerError, Renewal, Transaction};
 
 /// The version of [`Record`](crate::model::Record)'s document.
 pub const SCHEMA: u16 = 1;

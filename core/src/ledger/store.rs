@@ -16,6 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::codec;
 use super::group::Group;
+use crate::failpoint::{Point, hit};
 use crate::model::Record;
 
 const RECORDS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("records");
@@ -42,6 +43,11 @@ pub enum LedgerError {
     /// The disk is full, or its writes fail.
     #[error("the ledger {0} cannot be written: {1}; nothing was changed")]
     Io(PathBuf, io::Error),
+    /// The file is gone, and what it knew with it.
+    #[error(
+        "the ledger {0} is damaged: it was deleted or emptied. Nothing is granted or freed without it. `divvy state rebuild` makes a new one from the copies that the workloads carry"
+    )]
+    Lost(PathBuf),
     /// The file is not what was written.
     #[error(
         "the ledger {path} is damaged: {why}. Nothing is granted or freed on a damaged ledger. `divvy state check` says more; `divvy state rebuild` sets it aside and makes a new one from the copies that the workloads carry"
@@ -61,6 +67,7 @@ impl LedgerError {
         match self {
             Self::Folder(path, e) => Self::Folder(path.clone(), io(e)),
             Self::Locked(path) => Self::Locked(path.clone()),
+            Self::Lost(path) => Self::Lost(path.clone()),
             Self::Io(path, e) => Self::Io(path.clone(), io(e)),
             Self::Damaged { path, why } => Self::Damaged {
                 path: path.clone(),
@@ -76,7 +83,7 @@ impl LedgerError {
             Self::Folder(..) => "state_folder",
             Self::Locked(_) => "ledger_locked",
             Self::Io(..) => "ledger_io",
-            Self::Damaged { .. } => "ledger_damaged",
+            Self::Damaged { .. } | Self::Lost(_) => "ledger_damaged",
         }
     }
 }
@@ -95,6 +102,20 @@ pub(super) struct Open {
     db: Database,
     pub(super) transaction: Transaction,
     lock: File,
+}
+
+/// What became of a ledger that was to be made anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// It can be read, and was left alone. Its records.
+    Sound(Vec<Record>),
+    /// It is new.
+    New {
+        /// Its records.
+        records: Vec<Record>,
+        /// Where the old file is now.
+        set_aside: Option<PathBuf>,
+    },
 }
 
 /// One transaction: reads see what was committed before it and what it wrote.
@@ -224,7 +245,9 @@ impl Ledger {
     /// Locks, opens, checks and reads it.
     pub(super) fn begin(&self) -> Result<Open, LedgerError> {
         let lock = self.lock()?;
+        hit(Point::LedgerLocked);
         let db = self.guarded(|| self.open(&lock))?;
+        hit(Point::LedgerOpened);
         let records = self.guarded(|| self.read(&db))?;
         let transaction = Transaction {
             records,
@@ -239,6 +262,7 @@ impl Ledger {
 
     /// Writes what was changed, if anything was, and lets go of it.
     pub(super) fn commit(&self, open: Open) -> Result<(), LedgerError> {
+        hit(Point::LedgerDecided);
         let changed = &open.transaction.changed;
         if changed.is_empty() {
             return Ok(());
@@ -278,7 +302,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn shared_records(&self) -> Result<Arc<Vec<Record>>, LedgerError> {
-        if !self.folder.join(LOCK).exists() {
+        if !self.folder.join(LOCK).exists() && !self.has_copies() {
             return Ok(Arc::default());
         }
         match &self.group {
@@ -287,29 +311,60 @@ impl Ledger {
         }
     }
 
-    /// Sets the file aside, if there is one, and writes these records to a new
-    /// one. Returns where the old one went.
+    /// Makes a new ledger of these records where the old one cannot be read,
+    /// which is set aside. A sound one is left alone: it knows more than any
+    /// copy. Nobody else reads or writes it meanwhile.
     ///
     /// # Errors
-    /// [`LedgerError`].
-    pub fn rebuild(&self, records: Vec<Record>) -> Result<Option<PathBuf>, LedgerError> {
-        let aside = {
-            let lock = self.lock()?;
-            let path = self.path();
-            lock.set_len(0)
-                .map_err(|e| LedgerError::Io(path.clone(), e))?;
-            let aside = path.with_extension(format!("damaged-{}", crate::sys::now_ms()));
-            match std::fs::rename(&path, &aside) {
-                Ok(()) => Some(aside),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                Err(e) => return Err(LedgerError::Io(path, e)),
-            }
-        };
-        self.transact(|t| {
-            records.into_iter().for_each(|r| t.put(r));
-            Ok::<_, LedgerError>(())
+    /// [`LedgerError`] as `E`, or whatever `records` says.
+    pub fn renew<E: From<LedgerError>>(
+        &self,
+        records: impl FnOnce() -> Result<Vec<Record>, E>,
+    ) -> Result<Renewal, E> {
+        let lock = self.lock()?;
+        let sound = self.guarded(|| self.open(&lock).and_then(|db| self.read(&db)));
+        match sound {
+            Ok(records) => return Ok(Renewal::Sound(records)),
+            Err(LedgerError::Damaged { .. } | LedgerError::Lost(_)) => {}
+            Err(other) => return Err(other.into()),
+        }
+        let records = records()?;
+        hit(Point::RebuildRead);
+        let (path, new) = (self.path(), self.folder.join("ledger.new"));
+        let io = |e| LedgerError::Io(path.clone(), e);
+        // Of a rebuild that was killed.
+        let _ = std::fs::remove_file(&new);
+        self.guarded(|| {
+            let changed: Vec<_> = records
+                .iter()
+                .map(|r| (r.id.clone(), Some(r.clone())))
+                .collect();
+            self.write(&self.database(private(&new).map_err(io)?)?, &changed)
         })?;
-        Ok(aside)
+        hit(Point::RebuildWritten);
+        // Killed between the two, the ledger is lost, and made anew again.
+        let aside = path.with_extension(format!("damaged-{}", crate::sys::now_ms()));
+        let set_aside = match std::fs::rename(&path, &aside) {
+            Ok(()) => Some(aside),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(io(e).into()),
+        };
+        hit(Point::RebuildAside);
+        std::fs::rename(&new, &path)
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .and_then(|()| self.next_generation(&lock))
+            .map_err(io)?;
+        hit(Point::RebuildReplaced);
+        Ok(Renewal::New { records, set_aside })
+    }
+
+    /// Does a workload carry a copy of its record? Then there was a ledger.
+    fn has_copies(&self) -> bool {
+        std::fs::read_dir(self.folder.join("workloads"))
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+            .any(|folder| folder.path().join("record.json").exists())
     }
 
     fn lock(&self) -> Result<File, LedgerError> {
@@ -344,23 +399,13 @@ impl Ledger {
     fn open(&self, lock: &File) -> Result<Database, LedgerError> {
         let path = self.path();
         let io = |e| LedgerError::Io(path.clone(), e);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io)?;
+        let file = private(&path).map_err(io)?;
         let new = file.metadata().map_err(io)?.len() == 0;
         let known = lock.metadata().map_err(io)?.len() != 0;
-        if new && known {
-            return Err(self.damaged("it was deleted or emptied".into()));
+        if new && (known || self.has_copies()) {
+            return Err(LedgerError::Lost(path));
         }
-        let mut db = redb::Builder::new()
-            .set_cache_size(CACHE)
-            .create_with_backend(FileBackend::new(file).map_err(|e| self.redb(e.into()))?)
-            .map_err(|e| self.redb(e.into()))?;
+        let mut db = self.database(file)?;
         if !new && !db.check_integrity().map_err(|e| self.redb(e.into()))? {
             return Err(self.damaged("its integrity check failed".into()));
         }
@@ -368,6 +413,13 @@ impl Ledger {
             lock.set_len(1).map_err(io)?;
         }
         Ok(db)
+    }
+
+    fn database(&self, file: File) -> Result<Database, LedgerError> {
+        redb::Builder::new()
+            .set_cache_size(CACHE)
+            .create_with_backend(FileBackend::new(file).map_err(|e| self.redb(e.into()))?)
+            .map_err(|e| self.redb(e.into()))
     }
 
     fn read(&self, db: &Database) -> Result<Vec<Record>, LedgerError> {
@@ -412,7 +464,10 @@ impl Ledger {
                 .map_err(|e| self.redb(e.into()))?;
             }
         }
-        write.commit().map_err(|e| self.redb(e.into()))
+        hit(Point::LedgerWritten);
+        write.commit().map_err(|e| self.redb(e.into()))?;
+        hit(Point::LedgerCommitted);
+        Ok(())
     }
 
     /// Runs something of redb's; a panic in it is damage (redb has panicked on
@@ -453,6 +508,17 @@ fn read_generation(lock: &File) -> u64 {
         // Of a version before there were generations, or a new one.
         Err(_) => 0,
     }
+}
+
+/// Opens a file that is its owner's alone, whatever the umask (S19).
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -619,7 +685,10 @@ mod tests {
             Arc::ptr_eq(&a, &b),
             "nothing was written: nothing is read again"
         );
-        other.rebuild(vec![record("only")]).unwrap();
+        std::fs::remove_file(other.path()).unwrap();
+        other
+            .renew(|| Ok::<_, LedgerError>(vec![record("only")]))
+            .unwrap();
         assert_eq!(mirror.records().unwrap(), [record("only")]);
     }
 
@@ -667,8 +736,47 @@ mod tests {
         put(&ledger, "a");
         std::fs::write(ledger.path(), "no ledger").unwrap();
         assert_eq!(ledger.records().unwrap_err().code(), "ledger_damaged");
-        let aside = ledger.rebuild(vec![record("c")]).unwrap().unwrap();
-        assert_eq!(std::fs::read(aside).unwrap(), b"no ledger");
+        let Renewal::New { set_aside, .. } = renew(&ledger, "c") else {
+            panic!("it was kept");
+        };
+        assert_eq!(std::fs::read(set_aside.unwrap()).unwrap(), b"no ledger");
         assert_eq!(ledger.records().unwrap(), [record("c")]);
+    }
+
+    fn renew(ledger: &Ledger, id: &str) -> Renewal {
+        ledger
+            .renew(|| Ok::<_, LedgerError>(vec![record(id)]))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_sound_ledger_is_kept_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(dir.path());
+        put(&ledger, "a");
+        assert_eq!(renew(&ledger, "b"), Renewal::Sound(vec![record("a")]));
+        assert_eq!(ledger.records().unwrap(), [record("a")]);
+    }
+
+    /// Whatever was deleted: a workload's copy says that there was a ledger.
+    #[test]
+    fn a_ledger_that_is_gone_without_a_trace_is_not_taken_for_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(dir.path());
+        put(&ledger, "a");
+        let copy = dir.path().join("workloads/a");
+        std::fs::create_dir_all(&copy).unwrap();
+        std::fs::write(copy.join("record.json"), "").unwrap();
+        for file in ["ledger.redb", LOCK] {
+            std::fs::remove_file(dir.path().join(file)).unwrap();
+        }
+        assert!(matches!(ledger.records(), Err(LedgerError::Lost(_))));
+        let put = ledger.transact(|t| {
+            t.put(record("b"));
+            Ok::<_, LedgerError>(())
+        });
+        assert!(matches!(put, Err(LedgerError::Lost(_))));
+        renew(&ledger, "a");
+        assert_eq!(ledger.records().unwrap(), [record("a")]);
     }
 }

@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 
 use super::protocol::{Ask, Event, ExecRequest, Input};
 use super::streams::short;
+use crate::failpoint::{Point, hit};
 use crate::frames;
 use crate::launch::Folder;
 use crate::model::Exit;
@@ -112,6 +113,7 @@ pub(crate) async fn open_exec(
 pub async fn stop(folder: &Folder, grace: Duration) -> io::Result<Exit> {
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     let (read, write) = ask(folder, &Ask::Stop { grace_ms }).await?.into_split();
+    hit(Point::StopAsked);
     let (mut attached, _input) = joined(read, write);
     loop {
         match attached.next().await? {

@@ -19,6 +19,7 @@ use super::protocol::{Event, Order, Report, Settings};
 use super::serve::{Clients, Workload, serve};
 use super::streams::{self, Ends, Writer};
 use super::{CONTROL_FD, LOCK_FD};
+use crate::failpoint::{Point, hit};
 use crate::launch::{self, By, Cgroup, Container, Folder, LaunchError, Oci, last_line};
 use crate::model::{Exit, Record, Usage};
 use crate::{agent, frames, sys};
@@ -108,12 +109,14 @@ struct Made {
 }
 
 async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result<(), Failed> {
+    hit(Point::MonitorBegun);
     let container = folder.container().map_err(failed("read"))?;
     let settings: Settings = std::fs::read(folder.path.join("settings.json"))
         .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
         .map_err(failed("read"))?;
     // Before anyone can be told of the container.
     let listener = streams::bind(folder, "attach.sock").map_err(failed("made"))?;
+    hit(Point::MonitorListens);
 
     let mut made = if adopt {
         let record = folder.record().map_err(failed("read"))?;
@@ -150,8 +153,11 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     let clients: Clients = Arc::default();
     let server = tokio::spawn(serve(listener, Arc::clone(&workload), Arc::clone(&clients)));
     if !adopt {
+        hit(Point::MonitorMade);
         if let Err(error) = wait_for_go(&made, control).await {
+            hit(Point::MonitorAbandoned);
             take_down(&container, folder).await;
+            hit(Point::MonitorTakenDown);
             // Read only if the ledger says `running` already.
             let reason = "the command that started it was ended before it ran";
             folder
@@ -159,6 +165,7 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
                 .map_err(failed("settled"))?;
             return Err(error);
         }
+        hit(Point::MonitorGo);
         let started = match (&container.by, &mut made.engine) {
             (By::Oci(oci), _) => start(&container, oci).await,
             (By::Engine(_), Some(live)) => live.go(folder).map_err(failed("started")),
@@ -174,8 +181,10 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
             return Err(error);
         }
     }
+    hit(Point::MonitorStarted);
     workload.runs.store(true, Ordering::Relaxed);
     let _ = frames::send_json(control, &Report::Started).await;
+    hit(Point::MonitorCarries);
     let began = (!adopt).then(Instant::now);
     let outcome = match &mut made.engine {
         None => None,
@@ -184,8 +193,10 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
             Some(live.attend(Arc::clone(&made.hub), pidfd))
         }
     };
+    let code = ended(made.pidfd).await;
+    hit(Point::MonitorEnded);
     let mut exit = Exit {
-        code: ended(made.pidfd).await,
+        code,
         // At once: an engine takes the cgroup away.
         out_of_memory: made.cgroup.oom_kills() > 0,
         usage: Usage {
@@ -200,6 +211,7 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     for pump in made.pumps {
         let _ = timeout(DRAIN, pump).await;
     }
+    hit(Point::MonitorDrained);
     if let Some(outcome) = outcome {
         let outcome = outcome.await.unwrap_or_default();
         exit.code = outcome.code;
@@ -211,11 +223,17 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     if let Err(error) = folder.save_exit(&exit) {
         eprintln!("{error}");
     }
+    hit(Point::MonitorNoted);
     // Its process is gone; what is left is the launcher's bookkeeping.
     let (deleted, settled) = futures_util::join!(
         async {
-            let deleted = container.delete().await;
+            let deleted = match container.delete().await {
+                Ok(()) => Ok(()),
+                Err(_) => launch::clear(&container).await,
+            };
+            hit(Point::MonitorDeleted);
             launch::disassemble(folder);
+            hit(Point::MonitorDisassembled);
             deleted
         },
         agent::settle(
@@ -231,8 +249,10 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     if let Err(error) = settled {
         eprintln!("{error}");
     }
+    hit(Point::MonitorSettled);
     // Only now: whoever waits for the end may count on the slices being free.
     made.hub.finish(Event::Exit(Box::new(exit))).await;
+    hit(Point::MonitorTold);
     server.abort();
     let clients = std::mem::take(&mut *clients.lock().await);
     for client in clients {
@@ -246,7 +266,7 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
 
 /// Removes a container of which nothing ran.
 async fn take_down(container: &Container, folder: &Folder) {
-    if let Err(error) = container.delete().await {
+    if let Err(error) = launch::clear(container).await {
         eprintln!("{error}");
     }
     launch::disassemble(folder);
@@ -265,6 +285,7 @@ fn never_ran(code: Option<u8>, reason: &str) -> Exit {
 async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made, String> {
     let root = launch::assemble(&oci.root, folder).map_err(|e| e.to_string())?;
     launch::make_workdir(&root, &container.workdir).map_err(|e| e.to_string())?;
+    hit(Point::MonitorAssembled);
     let said = |e: io::Error| e.to_string();
     let ends = Ends::new(folder, container.tty, container.stdin).map_err(said)?;
     let mut command = oci.create_command(&container.id, folder, ends.console());
@@ -273,6 +294,7 @@ async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made,
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| format!("{} cannot be run: {e}", oci.runtime.program.display()))?;
+    hit(Point::MonitorCreates);
     let status = timeout(RUNTIME, child.wait())
         .await
         .map_err(|_| format!("{} did not make it within 60 s", oci.runtime.name))?
@@ -281,6 +303,7 @@ async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made,
         let log = std::fs::read_to_string(folder.runtime_log()).unwrap_or_default();
         return Err(format!("{}: {}", oci.runtime.name, last_line(&log)));
     }
+    hit(Point::MonitorCreated);
     let pid = std::fs::read_to_string(folder.path.join("pid"))
         .ok()
         .and_then(|text| text.trim().parse().ok())
@@ -379,6 +402,7 @@ async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed
     frames::send_json(control, &report)
         .await
         .map_err(|_| lost())?;
+    hit(Point::MonitorReported);
     match frames::receive_json::<Order>(control).await {
         Ok(Some(Order::Go)) => Ok(()),
         Ok(None) | Err(_) => Err(lost()),
@@ -387,11 +411,16 @@ async fn wait_for_go(made: &Made, control: &mut UnixStream) -> Result<(), Failed
 
 /// Lets the container's process run.
 async fn start(container: &Container, oci: &Oci) -> Result<(), Failed> {
-    let output = tokio::process::Command::from(oci.start_command(&container.id))
-        .stdin(std::process::Stdio::null())
+    use std::process::Stdio;
+    let child = tokio::process::Command::from(oci.start_command(&container.id))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .output();
-    let output = timeout(RUNTIME, output)
+        .spawn()
+        .map_err(failed("started"))?;
+    hit(Point::MonitorStarts);
+    let output = timeout(RUNTIME, child.wait_with_output())
         .await
         .map_err(|_| failed("started")("the runtime did not start it within 60 s"))?
         .map_err(failed("started"))?;

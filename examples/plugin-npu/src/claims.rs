@@ -11,9 +11,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use divvy_plugin::{Edits, ErrorCode, PluginError};
+use divvy_plugin::{Edits, PluginError};
 
-use crate::no;
+use crate::discover::Unit;
+use crate::error::{driver, invalid};
 
 /// The variable that tells a workload its cores.
 pub(crate) const VARIABLE: &str = "NPU_CORES";
@@ -30,40 +31,37 @@ impl Claims {
         Self(root.join("run/npu"))
     }
 
-    /// Cores for an allocation: so many of each unit's. The same ones if it
-    /// has them already.
+    /// So many cores of these units for an allocation; the same ones if it has
+    /// them already.
     pub(crate) fn claim(
         &self,
         allocation: &str,
-        wanted: &BTreeMap<&str, Wanted>,
+        wanted: &[(&Unit, usize)],
     ) -> Result<Cores, PluginError> {
         let file = self.file(allocation)?;
         let _lock = self.lock()?;
         let mut taken = Cores::new();
         for entry in fs::read_dir(&self.0).map_err(|e| self.failed(&e))? {
             let path = entry.map_err(|e| self.failed(&e))?.path();
-            let held = fs::read_to_string(&path).map_err(|e| self.failed(&e))?;
+            let held = parse(&fs::read_to_string(&path).map_err(|e| self.failed(&e))?);
             if path == file {
-                return Ok(parse(&held));
+                return Ok(held);
             }
-            for (unit, cores) in parse(&held) {
+            for (unit, cores) in held {
                 taken.entry(unit).or_default().extend(cores);
             }
         }
         let mut mine = Cores::new();
         for (unit, wanted) in wanted {
-            let taken = taken.get(*unit);
-            let free = (0..wanted.of).filter(|core| taken.is_none_or(|t| !t.contains(core)));
-            let cores: BTreeSet<u32> = free.take(wanted.cores as usize).collect();
-            if cores.len() < wanted.cores as usize {
-                let message = format!(
-                    "{unit} has no {} free cores; see {}",
-                    wanted.cores,
-                    self.0.display()
-                );
-                return Err(no(ErrorCode::Busy, message));
+            let id = &unit.device.id;
+            let taken = taken.entry(id.clone()).or_default();
+            let free = (0..unit.cores).filter(|core| !taken.contains(core));
+            let cores: BTreeSet<u32> = free.take(*wanted).collect();
+            if cores.len() < *wanted {
+                let folder = self.0.display();
+                return Err(driver(format!("{id} has no {wanted} cores free: {folder}")));
             }
-            mine.insert((*unit).to_owned(), cores);
+            mine.insert(id.clone(), cores);
         }
         self.write(&file, &text(&mine))?;
         Ok(mine)
@@ -71,7 +69,9 @@ impl Claims {
 
     /// Gives up an allocation's cores. One that is not known is a success.
     pub(crate) fn give_up(&self, allocation: &str) -> Result<(), PluginError> {
-        match fs::remove_file(self.file(allocation)?) {
+        let file = self.file(allocation)?;
+        let _lock = self.lock()?;
+        match fs::remove_file(file) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.failed(&e)),
             _ => Ok(()),
         }
@@ -80,33 +80,25 @@ impl Claims {
     /// Makes a claim that was lost again, as the workload was told then.
     pub(crate) fn restore(&self, allocation: &str, edits: &Edits) -> Result<(), PluginError> {
         let file = self.file(allocation)?;
-        let told = edits.env.iter().find(|var| var.name == VARIABLE);
-        let (Some(told), false) = (told, file.exists()) else {
-            return Ok(());
-        };
         let _lock = self.lock()?;
-        self.write(&file, &told.value)
+        match edits.env.iter().find(|var| var.name == VARIABLE) {
+            Some(told) if !file.exists() => self.write(&file, &told.value),
+            _ => Ok(()),
+        }
     }
 
     fn file(&self, allocation: &str) -> Result<PathBuf, PluginError> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if allocation.is_empty() || !allocation.chars().all(plain) {
-            return Err(no(
-                ErrorCode::Invalid,
-                format!("{allocation:?} is no allocation's id"),
-            ));
+        match allocation.chars().all(|c| c.is_ascii_alphanumeric()) && !allocation.is_empty() {
+            true => Ok(self.0.join(allocation)),
+            false => Err(invalid(format!("{allocation:?} is no allocation's id"))),
         }
-        Ok(self.0.join(allocation))
     }
 
+    /// Held until it is dropped, or the process ends.
     fn lock(&self) -> Result<File, PluginError> {
-        let open = || {
-            fs::create_dir_all(&self.0)?;
-            let folder = File::open(&self.0)?;
-            folder.lock()?;
-            Ok(folder)
-        };
-        open().map_err(|e: io::Error| self.failed(&e))
+        let folder = fs::create_dir_all(&self.0).and_then(|()| File::open(&self.0));
+        let locked = folder.and_then(|folder| folder.lock().map(|()| folder));
+        locked.map_err(|e| self.failed(&e))
     }
 
     /// There whole or not at all, whenever we are killed.
@@ -117,39 +109,23 @@ impl Claims {
     }
 
     fn failed(&self, error: &io::Error) -> PluginError {
-        let message = format!("{}, where claims are kept: {error}", self.0.display());
-        no(ErrorCode::Driver, message)
+        driver(format!("the claims in {}: {error}", self.0.display()))
     }
 }
 
-/// So many cores of a unit that has `of`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
-    pub(crate) cores: u32,
-    pub(crate) of: u32,
-}
-
 pub(crate) fn text(cores: &Cores) -> String {
-    let numbers = |cores: &BTreeSet<u32>| {
-        cores
-            .iter()
-            .map(u32::to_string)
-            .collect::<Vec<_>>()
-            .join(",")
+    let unit = |(unit, cores): (&String, &BTreeSet<u32>)| {
+        let cores: Vec<String> = cores.iter().map(u32::to_string).collect();
+        format!("{unit}:{}", cores.join(","))
     };
-    let units = cores
-        .iter()
-        .map(|(unit, cores)| format!("{unit}:{}", numbers(cores)));
-    units.collect::<Vec<_>>().join(" ")
+    cores.iter().map(unit).collect::<Vec<_>>().join(" ")
 }
 
 fn parse(text: &str) -> Cores {
     let unit = |word: &str| {
         let (unit, cores) = word.rsplit_once(':')?;
-        Some((
-            unit.to_owned(),
-            cores.split(',').filter_map(|c| c.parse().ok()).collect(),
-        ))
+        let cores = cores.split(',').filter_map(|core| core.parse().ok());
+        Some((unit.to_owned(), cores.collect()))
     };
     text.split_whitespace().filter_map(unit).collect()
 }

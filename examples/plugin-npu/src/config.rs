@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use divvy_plugin::{ConfigKey, ErrorCode, PluginError};
+use divvy_plugin::{ConfigKey, PluginError};
 
-use crate::no;
+use crate::error::invalid;
 
 /// The settings, checked.
 #[derive(Debug)]
@@ -30,18 +30,15 @@ impl Config {
         for (key, value) in settings {
             match key.as_str() {
                 "root" => root = value.into(),
-                _ => {
-                    return Err(no(
-                        ErrorCode::Invalid,
-                        format!("there is no setting npu.{key}; there is: root"),
-                    ));
-                }
+                _ => return Err(invalid(format!("npu.{key} is no setting; there is: root"))),
             }
         }
-        if !root.is_dir() {
-            let message = format!("npu.root is {}, which is not a folder", root.display());
-            return Err(no(ErrorCode::Invalid, message));
+        match root.is_dir() {
+            true => Ok(Self { root }),
+            false => Err(invalid(format!(
+                "npu.root: {} is no folder",
+                root.display()
+            ))),
         }
-        Ok(Self { root })
     }
 }

@@ -9,17 +9,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use divvy_plugin::{
-    Amount, Attribute, Capacity, Device, Discovery, ErrorCode, Health, HealthState, NodeId,
-    NodeKind, PluginError,
+    Amount, Attribute, Capacity, Device, Discovery, Health, HealthState, NodeId, NodeKind,
+    PluginError,
 };
 
-use crate::{CAPACITY, no};
+use crate::CAPACITY;
+use crate::error::{absent, driver};
 
 /// A unit, as the driver shows it.
 #[derive(Debug)]
 pub(crate) struct Unit {
     /// `npu0`: its node's name, and not more: the next start may number anew.
     pub(crate) name: String,
+    /// How many cores it has; 0 if that is not known.
+    pub(crate) cores: u32,
     /// What it is reported as.
     pub(crate) device: Device,
 }
@@ -27,14 +30,13 @@ pub(crate) struct Unit {
 /// Where the driver shows its units.
 pub(crate) fn class_folder(root: &Path) -> Result<PathBuf, PluginError> {
     let folder = root.join("sys/class/npu");
-    if folder.is_dir() {
-        return Ok(folder);
+    match folder.is_dir() {
+        true => Ok(folder),
+        false => Err(absent(format!(
+            "no NPU driver: {} is missing; modprobe npu",
+            folder.display()
+        ))),
     }
-    let message = format!(
-        "no NPU driver: {} is missing; modprobe npu",
-        folder.display()
-    );
-    Err(no(ErrorCode::Absent, message))
 }
 
 /// Everything there is.
@@ -58,16 +60,9 @@ pub(crate) fn units(root: &Path) -> Result<Vec<Unit>, PluginError> {
 
 fn folders(root: &Path) -> Result<Vec<PathBuf>, PluginError> {
     let class = class_folder(root)?;
-    let failed = |e| {
-        no(
-            ErrorCode::Driver,
-            format!("{} cannot be read: {e}", class.display()),
-        )
-    };
-    let entries = fs::read_dir(&class).map_err(failed)?;
-    let mut folders: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
-    folders.sort();
-    Ok(folders)
+    let entries = fs::read_dir(&class);
+    let entries = entries.map_err(|e| driver(format!("{}: {e}", class.display())))?;
+    Ok(entries.filter_map(|e| Some(e.ok()?.path())).collect())
 }
 
 /// One unit; without an id of its own it is none that could be granted.
@@ -77,34 +72,35 @@ fn unit(folder: &Path) -> Result<Unit, String> {
         let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(text.trim().to_owned())
     };
+    let odd = |file: &str, text: &str| format!("{file} is {text:?}");
     let mut device = Device::new(read("unique_id")?, "npu", "Example NPU");
-    let node = read("dev").and_then(|text| number(&text).ok_or(format!("dev is {text:?}")));
-    let cores =
-        read("cores").and_then(|text| text.parse().map_err(|_| format!("cores is {text:?}")));
+    let node = read("dev").and_then(|text| number(&text).ok_or(odd("dev", &text)));
+    let cores = read("cores").and_then(|text| text.parse().map_err(|_| odd("cores", &text)));
     device.health = match (&read("health"), &node, &cores) {
         (_, Err(why), _) | (_, _, Err(why)) | (Err(why), ..) => health(HealthState::Unknown, why),
         (Ok(said), Ok(_), Ok(_)) => health_of(said),
     };
     device.nodes.extend(node);
-    let cores = Capacity::of(Amount::from_units(cores.unwrap_or(0)));
-    device.capacities.insert(CAPACITY.into(), cores);
+    let cores = cores.unwrap_or(0);
+    let capacity = Capacity::of(Amount::from_units(cores.into()));
+    device.capacities.insert(CAPACITY.into(), capacity);
     device.numa_node = read("numa_node").ok().and_then(|n| n.parse().ok());
-    let name = folder
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    device
-        .attributes
-        .insert("name".into(), Attribute::text(&name));
-    Ok(Unit { name, device })
+    let name = folder.file_name().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
+    let attribute = Attribute::text(&name);
+    device.attributes.insert("name".into(), attribute);
+    Ok(Unit {
+        name,
+        cores,
+        device,
+    })
 }
 
 fn health_of(text: &str) -> Health {
-    match text
+    let (word, why) = text
         .split_once(':')
-        .unwrap_or((text, "the driver does not say why"))
-    {
+        .unwrap_or((text, "for no known reason"));
+    match (word, why) {
         ("healthy", _) => Health::healthy(),
         ("degraded", why) => health(HealthState::Degraded, why),
         ("unhealthy", why) => health(HealthState::Unhealthy, why),

@@ -6,21 +6,21 @@
 //!
 //! One idea per file, named as in Divvy's own plugins: `config` reads the
 //! settings, `discover` the machine, `prepare` turns slices into edits;
-//! `claims` remembers which cores are whose. `docs/plugins.md` walks through
-//! it; `docs/plugin-author.md` is the contract.
+//! `claims` remembers which cores are whose, `error` says no. `docs/plugins.md`
+//! walks through it; `docs/plugin-author.md` is the contract.
 
 mod claims;
 mod config;
 mod discover;
+mod error;
 mod prepare;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use divvy_plugin::{
-    Discovery, Draw, Edits, EnforcementLevel, ErrorCode, Manifest, OpenRequest, Plugin,
-    PluginError, PrepareRequest, ReleaseRequest, RestoreRequest, Shape, Slot, WatchReply,
-    WatchRequest,
+    Discovery, Draw, Edits, EnforcementLevel, Manifest, OpenRequest, Plugin, PluginError,
+    PrepareRequest, ReleaseRequest, RestoreRequest, Shape, Slot, WatchReply, WatchRequest,
 };
 
 use claims::Claims;
@@ -120,11 +120,6 @@ impl Plugin for Npu {
         let mut held = request.allocations.iter();
         held.try_for_each(|held| self.claims().restore(&held.allocation, &held.edits))
     }
-}
-
-/// An error of this kind, in words for whoever reads it at three in the morning.
-fn no(code: ErrorCode, message: impl Into<String>) -> PluginError {
-    PluginError::new(code, message)
 }
 
 divvy_plugin::export_plugin!(Npu);

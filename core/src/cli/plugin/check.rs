@@ -21,7 +21,7 @@ pub(super) async fn run(global: &Global, args: &args::Check) -> Result<u8, Failu
     }
     let report = match open(&args.file)? {
         Ok(file) => check::run(subject(global, file)?, &args.only).await,
-        Err(error) => Report::unsafe_file(&args.file, error.to_string()),
+        Err(error) => check::unsafe_file(&args.file, &error.to_string()),
     };
     if global.json {
         as_json(&report);

@@ -17,6 +17,7 @@ use super::lifecycle;
 use super::network::NetworkNamespace;
 use super::seccomp::Filters;
 use super::store::{self, Container, Process, Record};
+use crate::failpoint::{Point, hit};
 
 /// Where containers whose bundle names no cgroup go.
 const DEFAULT_CGROUP_PARENT: &str = "/divvy";
@@ -49,6 +50,7 @@ pub(super) fn create(request: &Request<'_>) -> Result<()> {
         init: None,
     };
     let mut container = Container::claim(request.root, request.id, record, &spec)?;
+    hit(Point::RuntimeClaimed);
     let created = build(&mut container, spec, guard, Launch::under(filters), console)
         .and_then(|pid| write_pid_file(request.pid_file, pid));
     if created.is_err() {
@@ -140,6 +142,7 @@ fn build(
         .with_detach(true)
         .build()
         .map_err(Error::libcontainer(&what))?;
+    hit(Point::RuntimeBuilt);
     let pid = runtime
         .pid()
         .ok_or_else(|| Error::Bug("a created container has no pid".to_owned()))?;
@@ -148,6 +151,7 @@ fn build(
         init.ok_or_else(|| Error::Bug(format!("{what}: its first process ended at once")))?;
     container.record.init = Some(init);
     container.save_record()?;
+    hit(Point::RuntimeRecorded);
     Ok(init.pid)
 }
 

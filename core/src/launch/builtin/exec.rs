@@ -155,7 +155,11 @@ impl Folder {
         // Left by a process that had our number and was killed.
         let _ = fs::remove_dir_all(&dir);
         let runtime = dir.join("runtime").join(&container.id);
-        store::make_private_dir(&runtime, true)?;
+        // One by one: a container that is deleted meanwhile must not have its
+        // folder back.
+        for folder in [&dir, &dir.join("runtime"), &runtime] {
+            store::make_private_dir(folder, false)?;
+        }
         store::save_json(&dir.join("process.json"), &spec.process())?;
         let spec = create::for_libcontainer(spec, None);
         store::save_json(&dir.join("config.json"), &spec)?;
@@ -163,5 +167,56 @@ impl Folder {
         state.bundle = dir.clone();
         store::save_json(&State::file_path(&runtime), &state)?;
         Ok(Self { dir })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Container, Folder, Spec, store};
+
+    /// Found by `cargo xtask soak`.
+    #[test]
+    fn an_exec_does_not_bring_a_deleted_containers_folder_back() {
+        let root = tempfile::tempdir().unwrap();
+        let record = store::Record {
+            bundle: "/nowhere".into(),
+            cgroup: "/nowhere".into(),
+            creator: store::Process::own().unwrap(),
+            init: None,
+        };
+        let spec = Spec::default();
+        let container = Container::claim(root.path(), "w", record, &spec).unwrap();
+        container.remove().unwrap();
+        assert!(Folder::make(&container, spec).is_err());
+        assert!(!container.dir.exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_filled_meanwhile_is_removed_all_the_same() {
+        let root = tempfile::tempdir().unwrap();
+        let record = store::Record {
+            bundle: "/nowhere".into(),
+            cgroup: "/nowhere".into(),
+            creator: store::Process::own().unwrap(),
+            init: None,
+        };
+        let container = Container::claim(root.path(), "w", record, &Spec::default()).unwrap();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0.. {
+                    // As execs do, for a while.
+                    let _ = std::fs::create_dir(container.dir.join(format!("exec-{n}")));
+                    if over.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let removed = container.remove();
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            removed.unwrap();
+        });
+        assert!(!container.dir.exists());
     }
 }

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::error::{Error, Result};
 use super::store::{self, Container, Process, Status};
 use super::{child, ffi};
+use crate::failpoint::{Point, hit};
 
 const SIGKILL: i32 = 9;
 /// How long killed processes may take to be gone. One that is stuck in a
@@ -28,10 +29,13 @@ pub(super) fn start(root: &Path, id: &str) -> Result<()> {
         return Err(container.wrong_state("start"));
     }
     let what = format!("cannot start container {id:?}");
+    hit(Point::RuntimeStarts);
     container
         .runtime()?
         .start()
-        .map_err(Error::libcontainer(what))
+        .map_err(Error::libcontainer(what))?;
+    hit(Point::RuntimeStarted);
+    Ok(())
 }
 
 /// Sends a signal to the first process, or to every process of the container.
@@ -76,6 +80,7 @@ pub(super) fn destroy(container: &Container) -> Result<()> {
     if container.record.init.is_none() {
         stop_creation(container)?;
     }
+    hit(Point::RuntimeKilled);
     let cgroup = cgroup(container)?;
     let what = format!("cannot delete container {:?}", container.id);
     let deadline = Instant::now() + DEATH_DEADLINE;
@@ -98,6 +103,7 @@ pub(super) fn destroy(container: &Container) -> Result<()> {
         }
         sleep(DEATH_POLL);
     }
+    hit(Point::RuntimeEmptied);
     if let Ok(mut runtime) = container.runtime() {
         // Runs the poststop hooks.
         runtime.delete(true).map_err(Error::libcontainer(what))?;

@@ -206,12 +206,22 @@ impl Container {
 
     /// Forgets the container.
     pub(super) fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::path("remove", &self.dir)(error))
-            }
-            _ => Ok(()),
+        // Under another name (no id has a `~`) no exec adds to it any more. Left
+        // there half-way, the next delete sweeps it up.
+        let draft = self
+            .root()
+            .join(format!("~{}.{}", self.id, std::process::id()));
+        let _ = fs::remove_dir_all(&draft);
+        match fs::rename(&self.dir, &draft) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            renamed => renamed.map_err(Error::path("remove", &self.dir))?,
         }
+        fs::remove_dir_all(&draft).map_err(Error::path("remove", &draft))
+    }
+
+    /// The folder of all containers.
+    fn root(&self) -> &Path {
+        self.dir.parent().unwrap_or(Path::new("/"))
     }
 }
 

@@ -4,9 +4,19 @@ use divvy_plugin::{DefaultAmount, Manifest};
 
 use super::bench::{Bench, Checked, Reply, failed, skipped};
 use super::{Check, check, is_plain, same};
+use crate::plugin::find;
 use crate::plugin::wire::Op;
 
-pub(super) const CHECKS: [Check; 6] = [
+/// The check that comes before a file is loaded.
+pub(super) const SAFE: &str = "file.safe";
+
+pub(super) const CHECKS: [Check; 7] = [
+    check!(
+        SAFE,
+        "The file is a regular one, root's or yours, and nobody else can write to it.",
+        "Build with umask 022, or install it: install -m 644 FILE FOLDER.",
+        safe
+    ),
     check!(
         "file.loads",
         "The file is a shared object with the layout of generation v1, and says its manifest.",
@@ -44,6 +54,14 @@ pub(super) const CHECKS: [Check; 6] = [
         defaults
     ),
 ];
+
+/// It was when it was opened, or nothing would have been loaded; is it still?
+async fn safe(bench: &mut Bench) -> Checked {
+    match find::open(bench.subject.file.path.clone()) {
+        Ok(_) => Ok(()),
+        Err(error) => failed(error.to_string()),
+    }
+}
 
 async fn loads(bench: &mut Bench) -> Checked {
     let mut host = bench.bare()?;

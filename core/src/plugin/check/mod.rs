@@ -27,6 +27,8 @@ mod started;
 mod survey;
 mod watch;
 
+use std::path::Path;
+
 use futures_util::future::LocalBoxFuture;
 
 use super::rule::Rule;
@@ -60,7 +62,7 @@ enum How {
 
 /// A check that tries something: `check!("id", "rule", "remedy", function)`.
 macro_rules! check {
-    ($id:literal, $rule:literal, $remedy:literal, $how:path) => {
+    ($id:expr, $rule:literal, $remedy:literal, $how:path) => {
         $crate::plugin::check::Check {
             id: $id,
             rule: $rule,
@@ -126,6 +128,22 @@ pub(crate) async fn run(subject: Subject, only: &[String]) -> Report {
     let survey = bench.survey().await;
     report.plugin = survey.manifest().ok().map(|m| (m.name, m.version));
     report.nothing_here = survey.nothing_here().map(str::to_owned);
+    report
+}
+
+/// Of a file that others can change nothing is loaded, so nothing else is looked
+/// at.
+pub(crate) fn unsafe_file(file: &Path, why: &str) -> Report {
+    const NOT_LOADED: &str = "the file is not loaded: see file.safe";
+    let mut report = Report::new(file);
+    report.nothing_here = Some(NOT_LOADED.into());
+    report.findings = all()
+        .iter()
+        .map(|check| match check.id {
+            manifest::SAFE => Finding::new(check, bench::failed(why), None),
+            _ => Finding::new(check, skipped(NOT_LOADED), None),
+        })
+        .collect();
     report
 }
 

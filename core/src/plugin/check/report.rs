@@ -91,20 +91,6 @@ impl Report {
         }
     }
 
-    /// A file that is not even loaded, because others could change it.
-    pub(crate) fn unsafe_file(file: &Path, why: String) -> Self {
-        let mut report = Self::new(file);
-        report.findings.push(Finding {
-            check: "file.safe",
-            rule: "The file is regular, root's or yours, and nobody else can write to it.",
-            verdict: Verdict::Fail,
-            why: Some(why),
-            call: None,
-            remedy: Some("Install it with mode 644: install -m 644 FILE FOLDER."),
-        });
-        report
-    }
-
     /// How many checks ended so.
     pub(crate) fn count(&self, verdict: Verdict) -> usize {
         let ended = |f: &&Finding| f.verdict == verdict;

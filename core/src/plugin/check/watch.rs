@@ -10,8 +10,6 @@ use crate::plugin::wire::Op;
 
 /// How long a watch is asked to wait.
 const WAIT: Duration = Duration::from_millis(300);
-/// By how much it may be longer on a busy machine.
-const SLACK: Duration = Duration::from_secs(2);
 
 pub(super) const CHECKS: [Check; 4] = [
     check!(
@@ -40,10 +38,10 @@ pub(super) const CHECKS: [Check; 4] = [
     ),
 ];
 
-fn request(known: Discovery) -> WatchRequest {
+fn request(known: Discovery, wait: Duration) -> WatchRequest {
     WatchRequest {
         known,
-        timeout_ms: u64::try_from(WAIT.as_millis()).unwrap_or(0),
+        timeout_ms: u64::try_from(wait.as_millis()).unwrap_or(0),
     }
 }
 
@@ -53,9 +51,11 @@ async fn watched(bench: &mut Bench) -> Checked<(WatchReply, Duration)> {
     let mut host = bench.host().await?;
     let known = host.ask(Op::Discover, &()).await?;
     let began = Instant::now();
-    let limit = WAIT + SLACK.min(bench.subject.deadline);
-    let reply = host.say_within(Op::Watch, &request(known), limit).await;
-    match reply {
+    let limit = WAIT + bench.subject.deadline;
+    match host
+        .say_within(Op::Watch, &request(known, WAIT), limit)
+        .await
+    {
         Reply::Yes(text) => match serde_json::from_str(&text) {
             Ok(reply) => Ok((reply, began.elapsed())),
             Err(e) => failed(format!("the reply cannot be read: {e}")),
@@ -95,7 +95,9 @@ async fn tells(bench: &mut Bench) -> Checked {
     let mut host = bench.host().await?;
     let now: Discovery = host.ask(Op::Discover, &()).await?;
     // Nothing is known: all that there is, is new.
-    let reply: WatchReply = host.ask(Op::Watch, &request(Discovery::default())).await?;
+    let reply: WatchReply = host
+        .ask(Op::Watch, &request(Discovery::default(), WAIT))
+        .await?;
     match reply.changed {
         None => failed("nothing was known, and it reports no change"),
         Some(changed) => same(&now, &changed, "it differs from what discover says"),
@@ -105,17 +107,21 @@ async fn tells(bench: &mut Bench) -> Checked {
 async fn beside_calls(bench: &mut Bench) -> Checked {
     bench.survey().await.found()?;
     let (mut watching, mut answering) = (bench.host().await?, bench.host().await?);
+    let began = Instant::now();
     let known: Discovery = answering.ask(Op::Discover, &()).await?;
+    // So long that only who waits for the watch answers after it.
+    let wait = WAIT * 2 + began.elapsed() * 4;
+    let limit = wait + bench.subject.deadline;
     let waits = async |host: &mut Host| {
         // What watch itself does wrong, the others say.
         let _ = host
-            .say_within(Op::Watch, &request(known), WAIT + SLACK)
+            .say_within(Op::Watch, &request(known, wait), limit)
             .await;
         Instant::now()
     };
     let answers = async |host: &mut Host| {
         // The watch has begun by then.
-        tokio::time::sleep(WAIT / 6).await;
+        tokio::time::sleep(wait / 6).await;
         let _: Discovery = host.ask(Op::Discover, &()).await?;
         Ok(Instant::now())
     };
