@@ -198,6 +198,13 @@ impl Agent {
                 launch::check_socket(&mount.source, &socket)
                     .map_err(|why| LaunchError::Forbidden(format!("-v: {why}")))?;
             }
+            // On the host's root /run is empty; one that lies elsewhere is masked.
+            let hidden = socket.canonicalize().ok();
+            if matches!(request.root, RootRequest::Host { .. })
+                && let Some(hidden) = hidden.filter(|s| !s.starts_with("/run"))
+            {
+                job.masked.push(hidden.display().to_string());
+            }
         }
         let mut needs = Needs::default();
         let label = |why: String| AgentError::Root(format!("the image cannot be used: {why}"));
