@@ -122,7 +122,8 @@ impl Handle {
                 .client
                 .get_container_archive_info(&self.name, Some(options));
             match found.await {
-                Ok(stat) => Ok(!stat.link_target.is_empty()),
+                // Podman says where any path leads; one without links, to itself.
+                Ok(stat) => Ok(!stat.link_target.is_empty() && stat.link_target != path),
                 // Not there: the runtime makes it.
                 Err(Error::DockerResponseServerError {
                     status_code: 404, ..
