@@ -214,6 +214,12 @@ fn a_terminal_carries_keys_sizes_and_control_c() {
     terminal.says("40 100");
     terminal.types("\r");
     terminal.exits(5);
+    // A line that is cut hangs up on the other side.
+    let mut terminal = OnTerminal::start(&docked.machine, "exec -it w", "echo up; sleep 7654");
+    terminal.says("up");
+    assert!(!rootfs::processes("sleep 7654").is_empty());
+    drop(terminal);
+    assert!(eventually(|| rootfs::processes("sleep 7654").is_empty()));
     docked.divvy("rm -f w").run().succeeds();
     docked.nothing_is_left();
 }

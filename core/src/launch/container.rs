@@ -311,7 +311,7 @@ impl Container {
     pub async fn delete(&self) -> Result<(), LaunchError> {
         match &self.by {
             By::Oci(oci) => oci.delete(&self.id),
-            By::Engine(on) => Ok(on.handle(&self.id)?.delete().await?),
+            By::Engine(on) => Ok(on.handle(&self.id).delete().await?),
         }
     }
 }

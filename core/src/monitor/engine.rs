@@ -36,6 +36,9 @@ use crate::sys;
 /// How long an engine that went away may take to come back, once the container
 /// has ended, to say how it ended.
 const AWAY: Duration = Duration::from_secs(60);
+/// How long an engine may take to say how a container ended that nobody
+/// followed.
+const HUNG: Duration = Duration::from_secs(10);
 /// How often one that is away is looked for.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -72,7 +75,7 @@ pub(super) async fn make(
 async fn try_make(folder: &Folder, container: &Container, on: &OnEngine) -> Result<Live, String> {
     let gate = gate(folder).map_err(|e| format!("its gate cannot be made: {e}"))?;
     let body = folder.body().map_err(|e| e.to_string())?;
-    let handle = on.handle(&container.id).map_err(|e| e.to_string())?;
+    let handle = on.handle(&container.id);
     handle.create(body).await.map_err(|e| e.to_string())?;
     // Docker puts folders in the place of such links itself.
     if on.kind == Kind::Podman {
@@ -86,7 +89,11 @@ async fn try_make(folder: &Folder, container: &Container, on: &OnEngine) -> Resu
     let seen = seen.ok_or("the engine lost it")?;
     let pid = seen.pid.ok_or("it ended before it was to start")?;
     let writer = if container.stdin {
-        Writer::Engine(input, handle.clone())
+        Writer::Engine {
+            input,
+            container: handle.clone(),
+            tty: container.tty,
+        }
     } else {
         Writer::None
     };
@@ -103,22 +110,17 @@ async fn try_make(folder: &Folder, container: &Container, on: &OnEngine) -> Resu
 
 /// Takes over a container that runs already. Its input went with the monitor
 /// that held it; its output is in the engine's log.
-pub(super) fn follow(
-    container: &Container,
-    on: &OnEngine,
-    pid: u32,
-    id: String,
-) -> io::Result<Live> {
-    Ok(Live {
+pub(super) fn follow(container: &Container, on: &OnEngine, pid: u32, id: String) -> Live {
+    Live {
         pid,
         id,
         writer: Writer::None,
         output: None,
-        handle: on.handle(&container.id).map_err(io::Error::other)?,
+        handle: on.handle(&container.id),
         // Looked at when it is needed.
         seen_all: true,
         gate: None,
-    })
+    }
 }
 
 /// The named pipe at which init waits, open at our end for as long as the word
@@ -157,9 +159,7 @@ impl Live {
         };
         tokio::spawn(follower.follow(self.output.take()))
     }
-}
 
-impl Live {
     /// The engine could not remove the container now: tries again for a while.
     pub(super) async fn delete_later(&self) {
         let until = Instant::now() + AWAY;
@@ -189,13 +189,14 @@ pub(crate) async fn how_it_ended(folder: &Folder, container: &Container) -> Opti
         return None;
     };
     let follower = Follower {
-        handle: on.handle(&container.id).ok()?,
+        handle: on.handle(&container.id),
         hub: Arc::new(Hub::new(folder.log())),
         pidfd: None,
         logs_all: true,
         patience: Duration::ZERO,
     };
-    let outcome = follower.follow(None).await;
+    // Whoever asks has more to do than to wait for one that hangs.
+    let outcome = timeout(HUNG, follower.follow(None)).await.ok()?;
     Some(Exit {
         code: Some(outcome.code?),
         out_of_memory: outcome.out_of_memory,
@@ -268,11 +269,15 @@ impl Follower {
         }
         let had = self.hub.counts().await;
         match had {
-            Some(had) if self.logs_all => self.pump(self.handle.logs(0), had).await,
+            Some(had) if self.logs_all => {
+                let log = self.handle.logs(0).map_err(|e| e.to_string())?;
+                self.pump(log, had).await
+            }
             // Its beginning is gone: from the second of our last piece on.
             _ => {
                 let since = self.hub.last_s().await;
-                self.pump(self.handle.logs(since), Counts::default()).await
+                let log = self.handle.logs(since).map_err(|e| e.to_string())?;
+                self.pump(log, Counts::default()).await
             }
         }
     }
@@ -346,7 +351,8 @@ pub(super) async fn exec(
     on: &OnEngine,
     request: ExecRequest,
 ) -> Result<Running, AgentError> {
-    let handle = on.handle(&workload.container.id)?;
+    let handle = on.handle(&workload.container.id);
+    let tty = request.tty;
     let env = request.env.iter();
     let command = docker::Command {
         args: init_args(&request.command),
@@ -357,7 +363,12 @@ pub(super) async fn exec(
     let (id, output, input) = handle.exec(command).await?;
     let cgroup = workload.cgroup_name.clone();
     let (running, ends) = channels();
-    tokio::spawn(attend(handle, id, cgroup, output, input, ends));
+    let writer = Writer::Engine {
+        input,
+        container: handle.clone(),
+        tty,
+    };
+    tokio::spawn(attend(handle, id, cgroup, output, writer, ends));
     Ok(running)
 }
 
@@ -367,10 +378,9 @@ async fn attend(
     id: String,
     cgroup: String,
     mut output: Output,
-    input: docker::Input,
+    mut writer: Writer,
     mut ends: Ends,
 ) {
-    let mut writer = Writer::Engine(input, handle.clone());
     let mut told_more = true;
     loop {
         tokio::select! {
@@ -395,6 +405,9 @@ async fn attend(
                 None => {
                     told_more = false;
                     writer.end().await;
+                    if writer.is_terminal() {
+                        signal(&handle, &id, &cgroup, Signal::HUP.as_raw()).await;
+                    }
                 }
                 Some(Input::Resize(columns, rows)) => handle.exec_resize(&id, columns, rows).await,
                 Some(Input::Signal(number)) => signal(&handle, &id, &cgroup, number).await,

@@ -238,6 +238,10 @@ async fn attend(mut child: Child, streams: Streams, mut ends: Ends, _file: Proce
                 None => {
                     told_more = false;
                     writer.end().await;
+                    // As when a person's line is cut.
+                    if writer.is_terminal() {
+                        signal(Signal::HUP);
+                    }
                 }
                 Some(Input::Resize(columns, rows)) => {
                     writer.resize(columns, rows).await;

@@ -328,7 +328,7 @@ fn follow(folder: &Folder, container: &Container, record: &Record) -> io::Result
         .ok_or_else(|| io::Error::other("its record has no pid"))?;
     if let By::Engine(on) = &container.by {
         let id = record.cgroup_name().to_owned();
-        return by_engine(folder, engine::follow(container, on, pid, id)?);
+        return by_engine(folder, engine::follow(container, on, pid, id));
     }
     let hub = Arc::new(Hub::new(folder.log()));
     let (writer, pumps) = if container.tty {

@@ -53,7 +53,11 @@ pub(super) enum Writer {
     /// Its terminal.
     Terminal(std::sync::Arc<AsyncFd<OwnedFd>>),
     /// A container engine's way in, and who sets a terminal's size there.
-    Engine(docker::Input, docker::Handle),
+    Engine {
+        input: docker::Input,
+        container: docker::Handle,
+        tty: bool,
+    },
 }
 
 impl Ends {
@@ -226,7 +230,7 @@ impl Writer {
             Self::None => Ok(()),
             Self::Pipe(sender) => sender.write_all(data).await,
             Self::Child(stdin) => stdin.write_all(data).await,
-            Self::Engine(input, _) => {
+            Self::Engine { input, .. } => {
                 input.write_all(data).await?;
                 input.flush().await
             }
@@ -248,18 +252,23 @@ impl Writer {
     pub(super) async fn end(&mut self) {
         use tokio::io::AsyncWriteExt;
         match self {
-            Self::None | Self::Terminal(_) => {}
+            Self::None | Self::Terminal(_) | Self::Engine { tty: true, .. } => {}
             Self::Pipe(_) | Self::Child(_) => *self = Self::None,
-            Self::Engine(input, _) => {
+            Self::Engine { input, .. } => {
                 // It may be gone already.
                 let _ = input.shutdown().await;
             }
         }
     }
 
+    /// Is it a terminal?
+    pub(super) fn is_terminal(&self) -> bool {
+        matches!(self, Self::Terminal(_) | Self::Engine { tty: true, .. })
+    }
+
     /// Sets the terminal's size.
     pub(super) async fn resize(&mut self, columns: u16, rows: u16) {
-        if let Self::Engine(_, container) = self {
+        if let Self::Engine { container, .. } = self {
             container.resize(columns, rows).await;
         }
         if let Self::Terminal(terminal) = self {

@@ -50,10 +50,9 @@ pub(crate) struct Seen {
     pub(crate) mounted: Vec<String>,
 }
 
-/// A container and a connection to its engine.
+/// A container and the way to its engine, which need not be there all the time.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
-    client: Docker,
     socket: PathBuf,
     name: String,
 }
@@ -83,16 +82,20 @@ pub(super) fn name_of(id: &str) -> String {
 
 impl OnEngine {
     /// The container of this workload.
-    pub(crate) fn handle(&self, id: &str) -> Result<Handle, EngineError> {
-        Ok(Handle {
-            client: client(&self.socket)?,
+    pub(crate) fn handle(&self, id: &str) -> Handle {
+        Handle {
             socket: self.socket.clone(),
             name: name_of(id),
-        })
+        }
     }
 }
 
 impl Handle {
+    /// Each call has a connection of its own anyway.
+    fn client(&self) -> Result<Docker, EngineError> {
+        client(&self.socket)
+    }
+
     fn failed(&self, step: &'static str) -> impl FnOnce(Error) -> EngineError {
         let socket = self.socket.clone();
         move |error| EngineError::of(&socket, step, &error)
@@ -100,7 +103,10 @@ impl Handle {
 
     /// Does the engine answer?
     pub(crate) async fn ping(&self) -> bool {
-        self.client.ping().await.is_ok()
+        match self.client() {
+            Ok(client) => client.ping().await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// Makes the container; nothing of it runs.
@@ -109,18 +115,17 @@ impl Handle {
             name: Some(self.name.clone()),
             ..CreateContainerOptions::default()
         };
-        let made = self.client.create_container(Some(options), body).await;
+        let made = self.client()?.create_container(Some(options), body).await;
         made.map(drop).map_err(self.failed("make the container"))
     }
 
     /// Refuses a container whose root has a link where a runtime will write:
     /// old ones would follow it, to the host (runc CVE-2026-41579).
     pub(crate) async fn check_root(&self) -> Result<(), LaunchError> {
+        let client = &self.client()?;
         let look = |path: &'static str| async move {
             let options = ContainerArchiveInfoOptions { path: path.into() };
-            let found = self
-                .client
-                .get_container_archive_info(&self.name, Some(options));
+            let found = client.get_container_archive_info(&self.name, Some(options));
             match found.await {
                 // Podman says where any path leads; one without links, to itself.
                 Ok(stat) => Ok(!stat.link_target.is_empty() && stat.link_target != path),
@@ -151,7 +156,7 @@ impl Handle {
             ..AttachContainerOptions::default()
         };
         let attached = self
-            .client
+            .client()?
             .attach_container(&self.name, Some(options))
             .await
             .map_err(self.failed("attach to the container"))?;
@@ -159,7 +164,7 @@ impl Handle {
     }
 
     /// Its output from the beginning, and on until it ends.
-    pub(crate) fn logs(&self, since_s: i32) -> Output {
+    pub(crate) fn logs(&self, since_s: i32) -> Result<Output, EngineError> {
         let options = LogsOptions {
             follow: true,
             stdout: true,
@@ -167,14 +172,12 @@ impl Handle {
             since: since_s,
             ..LogsOptions::default()
         };
-        let client = self.client.clone();
-        let name = self.name.clone();
-        client.logs(&name, Some(options)).boxed()
+        Ok(self.client()?.logs(&self.name, Some(options)).boxed())
     }
 
     /// Starts it: its init runs, and waits at the gate.
     pub(crate) async fn start(&self) -> Result<(), EngineError> {
-        self.client
+        self.client()?
             .start_container(
                 &self.name,
                 None::<bollard::query_parameters::StartContainerOptions>,
@@ -186,7 +189,7 @@ impl Handle {
     /// Looks at it; `None`: there is none.
     pub(crate) async fn look(&self) -> Result<Option<Seen>, EngineError> {
         let options = None::<bollard::query_parameters::InspectContainerOptions>;
-        let found = match self.client.inspect_container(&self.name, options).await {
+        let found = match self.client()?.inspect_container(&self.name, options).await {
             Err(Error::DockerResponseServerError {
                 status_code: 404, ..
             }) => return Ok(None),
@@ -218,7 +221,8 @@ impl Handle {
         let options = WaitContainerOptions {
             condition: "not-running".into(),
         };
-        let mut answers = Box::pin(self.client.wait_container(&self.name, Some(options)));
+        let client = self.client()?;
+        let mut answers = Box::pin(client.wait_container(&self.name, Some(options)));
         let code = match answers.next().await {
             Some(Ok(answer)) => answer.status_code,
             // bollard makes an error of every code but 0.
@@ -244,7 +248,9 @@ impl Handle {
             h: rows.into(),
         };
         // A wrong size is ugly, not wrong.
-        let _ = self.client.resize_container_tty(&self.name, options).await;
+        if let Ok(client) = self.client() {
+            let _ = client.resize_container_tty(&self.name, options).await;
+        }
     }
 
     /// Removes it, whatever it is. One that is not there is a success.
@@ -256,7 +262,7 @@ impl Handle {
             ..RemoveContainerOptions::default()
         };
         match self
-            .client
+            .client()?
             .remove_container(&self.name, Some(options))
             .await
         {
@@ -286,13 +292,14 @@ impl Handle {
             ..CreateExecOptions::default()
         };
         let step = "run a command in the container";
-        let made = self.client.create_exec(&self.name, options).await;
+        let client = self.client()?;
+        let made = client.create_exec(&self.name, options).await;
         let id = made.map_err(self.failed(step))?.id;
         let options = StartExecOptions {
             tty,
             ..StartExecOptions::default()
         };
-        match self.client.start_exec(&id, Some(options)).await {
+        match client.start_exec(&id, Some(options)).await {
             Ok(StartExecResults::Attached { output, input }) => Ok((id, output, input)),
             Ok(StartExecResults::Detached) => Err(EngineError::Failed {
                 step,
@@ -304,7 +311,7 @@ impl Handle {
 
     /// How another command stands.
     pub(crate) async fn exec_stands(&self, id: &str) -> Result<Standing, EngineError> {
-        let seen = self.client.inspect_exec(id).await;
+        let seen = self.client()?.inspect_exec(id).await;
         let seen = seen.map_err(self.failed("look at the command"))?;
         Ok(if seen.running == Some(true) {
             Standing::Runs(seen.pid.and_then(|p| u32::try_from(p).ok()))
@@ -316,10 +323,10 @@ impl Handle {
     /// Sets the size of another command's terminal.
     pub(crate) async fn exec_resize(&self, id: &str, width: u16, height: u16) {
         // A wrong size is ugly, not wrong.
-        let _ = self
-            .client
-            .resize_exec(id, ResizeExecOptions { height, width })
-            .await;
+        if let Ok(client) = self.client() {
+            let size = ResizeExecOptions { height, width };
+            let _ = client.resize_exec(id, size).await;
+        }
     }
 }
 

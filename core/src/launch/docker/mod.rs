@@ -151,7 +151,7 @@ pub(crate) async fn remembered(
                 };
                 let gate = Folder::new(state, &record.id).gate();
                 let gate = gate.display().to_string();
-                let seen = on.handle(&record.id)?.look().await?;
+                let seen = on.handle(&record.id).look().await?;
                 if let Some(seen) = seen.filter(|s| s.mounted.contains(&gate)) {
                     record.pid = seen.pid;
                     record.container_id = Some(seen.id);
