@@ -160,8 +160,12 @@ fn the_plugin_of_the_reference_keeps_the_contract() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let file = lamp.join("target/debug/libdivvy_plugin_lamp.so");
-    let output = machine.divvy("plugin check").arg(file).run().succeeds();
+    let built = fs::read(lamp.join("target/debug/libdivvy_plugin_lamp.so")).unwrap();
+    machine.install("lamp", &built);
+    let check = machine
+        .divvy("plugin check")
+        .arg(machine.plugin_file("lamp"));
+    let output = check.run().succeeds();
     output.says("plugin lamp 0.1.0").says(" passed, 0 failed, ");
 }
 
