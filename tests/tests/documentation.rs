@@ -2,8 +2,8 @@
 //! what stands in the `text` block under each must be in its answer.
 #![allow(clippy::unwrap_used)] // a test may
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -88,6 +88,8 @@ fn an_authors_first_hour() {
     fs::rename(&cpu, lib.join(cpu.file_name().unwrap())).unwrap();
     let author = machine.path().join("author");
     fs::create_dir(&author).unwrap();
+    // Whatever the developer's umask: a plugin folder is safe all the way up.
+    fs::set_permissions(&author, Permissions::from_mode(0o755)).unwrap();
     symlink(npu::repository(), author.join("divvy")).unwrap();
 
     // One script, so that `cd` and `export` last; each answer in a file.
