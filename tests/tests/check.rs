@@ -230,7 +230,8 @@ fn the_example_keeps_the_contract() {
     let npus = Npus::new(&machine);
     npus.plug("npu0", "NPU-7A01", "240:0");
     npus.plug("npu1", "NPU-7A02", "240:1");
-    let file = npu::built();
+    machine.install("npu", &fs::read(npu::built()).unwrap());
+    let file = machine.plugin_file("npu");
     let root = format!("--set=root={}", npus.root().display());
     let output = machine.divvy("plugin check").arg(&file).arg(&root).run();
     output

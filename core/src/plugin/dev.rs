@@ -160,8 +160,8 @@ async fn show(bench: &mut Bench, sink: Sink<'_>) -> Checked {
     bench.will_release(&drill.request);
     // What the agent would log of the drills is in the trace.
     let drills = async {
-        drill.crash(bench, sink).await?;
-        drill.hang(bench, sink).await
+        let edits = drill.crash(bench, sink).await?;
+        drill.hang(bench, &edits, sink).await
     };
     drills.with_subscriber(NoSubscriber::default()).await
 }
@@ -220,8 +220,8 @@ struct Drill {
 }
 
 impl Drill {
-    /// The host is killed in the middle of `prepare`.
-    async fn crash(&self, bench: &Bench, sink: Sink<'_>) -> Checked {
+    /// The host is killed in the middle of `prepare`; the edits come all the same.
+    async fn crash(&self, bench: &Bench, sink: Sink<'_>) -> Checked<Edits> {
         sink(Line::Step(
             "drill: the host crashes in the middle of prepare",
         ));
@@ -248,17 +248,18 @@ impl Drill {
             "the same edits, {} ms after the crash",
             took.as_millis()
         )));
-        Ok(())
+        Ok(edits)
     }
 
     /// The host hangs in `release`.
-    async fn hang(&self, bench: &Bench, sink: Sink<'_>) -> Checked {
+    async fn hang(&self, bench: &Bench, edits: &Edits, sink: Sink<'_>) -> Checked {
         sink(Line::Step("drill: the host hangs in release"));
         let client = self.client(bench)?;
         let release = ReleaseRequest {
             allocation: self.request.allocation.clone(),
             slices: self.request.slices.clone(),
         };
+        client.set_held(held(&self.request, edits));
         answer(client.discover().await)?;
         stopped(&client).await?;
         match client.release(&release).await {
@@ -273,7 +274,7 @@ impl Drill {
         )));
         answer(client.release(&release).await)?;
         sink(Line::Agent(
-            "asks again, in a new host, and frees the slices".into(),
+            "starts a host, open, restore, asks again, and frees the slices".into(),
         ));
         let found = answer(client.discover().await)?;
         if found != self.found {
