@@ -58,11 +58,15 @@ impl Agent {
             return Ok(());
         }
         hit(Point::RecoverLocked);
-        // Looked for with the locks in hand: nobody makes another for them.
+        // Both looked for with the locks in hand: nobody changes them any more.
         let calls = Calls::now(&Container::runtimes(&self.settings.state));
+        let now = self.ledger.records()?;
         for (record, folder, lock) in abandoned {
+            let Some(record) = now.iter().find(|r| r.id == record.id && r.holds()) else {
+                continue;
+            };
             let called = calls.concern(&record.id);
-            if let Err(error) = self.pick_up(&folder, lock, &record.id, called).await {
+            if let Err(error) = self.pick_up(record, &folder, lock, called).await {
                 tracing::warn!(
                     "{}: {error}; its slices stay closed, and it is tried again",
                     record.name
@@ -117,18 +121,12 @@ impl Agent {
     /// for it was under way.
     async fn pick_up(
         &self,
+        record: &Record,
         folder: &Folder,
         lock: File,
-        id: &str,
         called: bool,
     ) -> Result<(), AgentError> {
-        // It may have moved on between the listing and the lock.
-        let record = self
-            .ledger
-            .transact(|t| Ok::<_, AgentError>(t.get(id).cloned()))?;
-        let Some(record) = record.filter(Record::holds) else {
-            return Ok(());
-        };
+        let id = record.id.as_str();
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         // What lives was not ended by a restart, whatever the id says.
         let same_boot = record.boot_id == boot || launch::lives(record.cgroup_name());
@@ -175,7 +173,7 @@ impl Agent {
         }
         hit(Point::RecoverCleared);
         if record.state == State::Preparing {
-            release(&self.plugins, &record).await?;
+            release(&self.plugins, record).await?;
             hit(Point::RecoverReleased);
             self.ledger.transact(|t| {
                 t.remove(id);
