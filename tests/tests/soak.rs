@@ -21,7 +21,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 }
 
 fn plan(kills: u32) -> Plan {
-    use Victim::{Command, Host, Monitor, Runtime};
+    use Victim::{Agent, Command, Host, Monitor, Runtime};
     let now = std::time::SystemTime::now();
     let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     Plan {
@@ -29,6 +29,7 @@ fn plan(kills: u32) -> Plan {
         kills,
         victims: vec![
             Command, Command, Command, Command, Monitor, Monitor, Monitor, Host, Runtime, Runtime,
+            Agent, Agent,
         ],
         runtimes: runtimes(),
         options: std::env::var("DIVVY_SOAK_LAUNCHER")
@@ -83,6 +84,7 @@ fn two_hundred_jobs_that_lost_their_monitors_are_followed_again_in_two_seconds()
     let before: Vec<Option<u32>> = snapshot(&machine).iter().map(|r| r.pid).collect();
     let settings = Settings {
         docker_socket: None,
+        agent_socket: None,
         state: machine.state(),
         exe: program(),
         plugins: divvy::plugin::Settings {

@@ -61,7 +61,7 @@ impl Agent {
             None
         } else {
             let (inventory, failed) = self.inventory().await;
-            if let Some((_, error)) = failed.into_iter().next() {
+            if let Some((_, error)) = failed.into_iter().find(|(_, e)| !e.is_absent()) {
                 return Err(error.into());
             }
             Some(inventory)

@@ -192,10 +192,12 @@ impl Agent {
             shm_bytes: request.shm_bytes.unwrap_or(launch::SHM_BYTES),
             stop_signal: "SIGTERM".into(),
         };
-        // Whatever launches it: a user's mount never shows the engine's socket.
-        if let Ok(socket) = self.engine_socket() {
+        // Whatever launches it: a user's mount never shows the engine's socket,
+        // nor ours, to whom root in a container is root.
+        let engine = self.engine_socket().ok();
+        for socket in engine.iter().chain(&self.settings.agent_socket) {
             for mount in &request.mounts {
-                launch::check_socket(&mount.source, &socket)
+                launch::check_socket(&mount.source, socket)
                     .map_err(|why| LaunchError::Forbidden(format!("-v: {why}")))?;
             }
         }
@@ -224,6 +226,8 @@ impl Agent {
             }
             RootRequest::Host { current } => {
                 notes.extend(on_host_root(&mut job, current, state)?);
+                let sockets = engine.iter().chain(&self.settings.agent_socket);
+                job.masked.extend(hidden_sockets(sockets));
                 (Root::Host, "host".to_owned())
             }
             RootRequest::Folder(path) => {
@@ -567,6 +571,12 @@ fn user_env(request: &RunRequest, reserved: &Reserved) -> Result<Variables, Agen
         env.insert(name.clone(), value.clone());
     }
     Ok(env.into_iter().collect())
+}
+
+/// Sockets that are there, by their real paths: nothing inside sees them.
+fn hidden_sockets<'a>(sockets: impl Iterator<Item = &'a PathBuf>) -> Vec<String> {
+    let real = sockets.filter_map(|s| s.canonicalize().ok());
+    real.map(|s| s.display().to_string()).collect()
 }
 
 /// The host's own root: the job runs as the caller in the current folder,

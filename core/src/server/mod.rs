@@ -129,7 +129,6 @@ async fn serve(
         look: Mutex::default(),
         settings,
     });
-    server.reconcile().await;
     let listener = listen(socket, gid)?;
     let app = routes::router(Arc::clone(&server)).into_make_service_with_connect_info::<Peer>();
     let metrics = match config.agent.metrics {
@@ -372,21 +371,39 @@ impl Server {
         }
     }
 
+    /// Every half minute, and as soon as the ledger's file is gone.
     async fn reconcile_for_ever(&self) {
+        // What a lost workload may hold is known when the plugins are.
+        self.known().await;
         loop {
-            sleep(RECONCILE).await;
             self.reconcile().await;
+            let next = Instant::now() + RECONCILE;
+            while Instant::now() < next && !self.ledger.is_missing() {
+                sleep(Duration::from_secs(1)).await;
+            }
         }
     }
 
     /// Picks up what others left behind.
     async fn reconcile(&self) {
         let before = self.records().await.ok();
-        let recovered = self
-            .work(|agent| async move { agent.recover().await })
-            .await;
-        if let Err(error) = recovered {
-            tracing::warn!("what others left cannot be picked up: {error}");
+        let recovered = self.work(|agent| async move {
+            let rebuilt = agent.rebuild_if_lost().await?;
+            agent.recover().await?;
+            Ok(rebuilt)
+        });
+        match recovered.await {
+            Ok(None) => {}
+            Ok(Some(rebuilt)) => tracing::warn!(
+                "the ledger was lost and is made anew from {} workloads' copies; {} could not be read",
+                rebuilt.records.len(),
+                rebuilt.unreadable.len()
+            ),
+            Err(error) => {
+                tracing::warn!("what others left cannot be picked up: {error}");
+                // Tried again, and not at once.
+                sleep(Duration::from_secs(1)).await;
+            }
         }
         let after = self.records().await.ok();
         if before != after {
