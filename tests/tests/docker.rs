@@ -590,6 +590,14 @@ fn what_an_engine_cannot_do_is_said_with_the_remedy() {
         .run()
         .exits(125);
     refused.complains("root on this machine");
+    // On the host's own root it is not there either.
+    let look = format!("cat < {s}; test -S {s} && echo there", s = socket.display());
+    let seen = docked
+        .divvy("run --cpu 0.25 --mem 64MiB -- sh -c")
+        .arg(look)
+        .folder(rootfs::work(&docked.machine))
+        .run();
+    assert!(!seen.stdout.contains("there"), "{seen}");
     let file = docked.machine.path().join("file.tar");
     fs::write(&file, "").unwrap();
     docked

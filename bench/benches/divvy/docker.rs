@@ -19,6 +19,8 @@ const LIMIT_MS: f64 = 50.0;
 const ROUNDS: usize = 30;
 const WARM_UP: usize = 3;
 
+type Way<'a> = &'a dyn Fn() -> Result<Duration, Box<dyn Error>>;
+
 /// Measures; returns the comparison in words, or `None` where it cannot be
 /// made.
 pub(crate) fn bench(place: &Place, figures: &Figures) -> Result<Option<String>, Box<dyn Error>> {
@@ -44,7 +46,7 @@ pub(crate) fn bench(place: &Place, figures: &Figures) -> Result<Option<String>, 
         Err(String::from_utf8_lossy(&output.stderr).into())
     };
     let bare = || by_the_api(&engine);
-    let ways: [(&str, &dyn Fn() -> Result<Duration, Box<dyn Error>>); 3] = [
+    let ways: [(&str, Way<'_>); 3] = [
         ("launch/engine_api", &bare),
         ("launch/divvy_docker", &divvy),
         ("launch/engine_api_again", &bare),

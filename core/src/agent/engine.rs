@@ -32,10 +32,23 @@ impl Agent {
         Ok(docker::fetch(&socket, name, watch).await?)
     }
 
+    /// The engine's containers that were made for this state folder and belong
+    /// to none of these workloads: whoever made them was killed before it knew.
+    /// An engine that is not there has none.
+    pub async fn strange_containers(&self, records: &[Record]) -> Vec<String> {
+        let Ok(socket) = self.engine_socket() else {
+            return vec![];
+        };
+        let names = docker::names(&socket, &self.settings.state).await;
+        let mut strange = names.unwrap_or_default();
+        strange.retain(|name| !records.iter().any(|r| docker::is_named(name, &r.id)));
+        strange
+    }
+
     /// Makes the folders anew, with a copy of the record in each, of workloads
     /// that the engine's containers tell of and whose folders are lost. Returns
     /// what of their words cannot be read. An engine that is not there says nothing.
-    pub(super) async fn from_engine(&self, known: &[Record]) -> Result<Vec<String>, AgentError> {
+    pub(super) async fn told_by_engine(&self, known: &[Record]) -> Result<Vec<String>, AgentError> {
         let state = &self.settings.state;
         let Ok(socket) = self.engine_socket() else {
             return Ok(vec![]);

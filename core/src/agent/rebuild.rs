@@ -55,7 +55,7 @@ impl Agent {
         let mut odd = Vec::new();
         if self.sound().is_err() {
             // They get their folders back, with a copy each.
-            odd = self.from_engine(&Copies::of(state).records).await?;
+            odd = self.told_by_engine(&Copies::of(state).records).await?;
         }
         let inventory = if Copies::of(state).lost.is_empty() {
             None

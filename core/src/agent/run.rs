@@ -200,6 +200,13 @@ impl Agent {
                 launch::check_socket(&mount.source, socket)
                     .map_err(|why| LaunchError::Forbidden(format!("-v: {why}")))?;
             }
+            // On the host's root /run is empty; one that lies elsewhere is masked.
+            let hidden = socket.canonicalize().ok();
+            if matches!(request.root, RootRequest::Host { .. })
+                && let Some(hidden) = hidden.filter(|s| !s.starts_with("/run"))
+            {
+                job.masked.push(hidden.display().to_string());
+            }
         }
         let mut needs = Needs::default();
         let label = |why: String| AgentError::Root(format!("the image cannot be used: {why}"));
@@ -226,8 +233,6 @@ impl Agent {
             }
             RootRequest::Host { current } => {
                 notes.extend(on_host_root(&mut job, current, state)?);
-                let sockets = engine.iter().chain(&self.settings.agent_socket);
-                job.masked.extend(hidden_sockets(sockets));
                 (Root::Host, "host".to_owned())
             }
             RootRequest::Folder(path) => {
@@ -571,12 +576,6 @@ fn user_env(request: &RunRequest, reserved: &Reserved) -> Result<Variables, Agen
         env.insert(name.clone(), value.clone());
     }
     Ok(env.into_iter().collect())
-}
-
-/// Sockets that are there, by their real paths: nothing inside sees them.
-fn hidden_sockets<'a>(sockets: impl Iterator<Item = &'a PathBuf>) -> Vec<String> {
-    let real = sockets.filter_map(|s| s.canonicalize().ok());
-    real.map(|s| s.display().to_string()).collect()
 }
 
 /// The host's own root: the job runs as the caller in the current folder,

@@ -69,6 +69,12 @@ async fn check(global: &Global) -> Result<u8, Failure> {
             let (inventory, _) = agent.inventory().await;
             let (_, problems) = describe_inventory(&inventory, &records);
             found.extend(problems.iter().map(ToString::to_string));
+            let strange = agent.strange_containers(&records).await;
+            found.extend(strange.into_iter().map(|name| {
+                format!(
+                    "the container {name} of the engine belongs to no record; docker rm -f {name}"
+                )
+            }));
         }
         Err(failure) => failure.print(global.json),
     }

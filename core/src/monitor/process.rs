@@ -337,14 +337,14 @@ fn follow(folder: &Folder, container: &Container, record: &Record) -> io::Result
     } else {
         pipes(folder, container, &hub)?
     };
-    made(pid, hub, writer, pumps)?.is_still(&container.id)
+    made(pid, hub, writer, pumps)?.checked(&container.id)
 }
 
 /// What an engine made, or has.
 fn by_engine(folder: &Folder, mut live: engine::Live) -> io::Result<Made> {
     let hub = Arc::new(Hub::new(folder.log()));
     let writer = std::mem::replace(&mut live.writer, Writer::None);
-    let made = made(live.pid, hub, writer, vec![])?.is_still(&live.id)?;
+    let made = made(live.pid, hub, writer, vec![])?.checked(&live.id)?;
     Ok(Made {
         engine: Some(live),
         ..made
@@ -353,7 +353,7 @@ fn by_engine(folder: &Folder, mut live: engine::Live) -> io::Result<Made> {
 
 impl Made {
     /// The pid is another's word: is it still that process?
-    fn is_still(self, cgroup_name: &str) -> io::Result<Self> {
+    fn checked(self, cgroup_name: &str) -> io::Result<Self> {
         if self.cgroup.belongs_to(cgroup_name) {
             return Ok(self);
         }

@@ -121,6 +121,17 @@ fn state_of(folder: &Folder) -> String {
     state.map_or_else(String::new, |s| s.display().to_string())
 }
 
+/// The names of an engine's containers that were made for this state folder.
+pub(crate) async fn names(socket: &Path, state: &Path) -> Result<Vec<String>, EngineError> {
+    let all = container::labelled(socket, &state.display().to_string()).await?;
+    Ok(all.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Is this the name of that workload's container?
+pub(crate) fn is_named(name: &str, id: &str) -> bool {
+    name == container::name_of(id)
+}
+
 /// What the containers of an engine say of this state folder's workloads, and
 /// what could not be read. A container's word counts only if it was made for
 /// that very workload: labels come from images too.
