@@ -42,12 +42,13 @@ pub(super) async fn stop(
     grace: Duration,
 ) -> Result<Option<Exit>, AgentError> {
     let mut now = record.clone();
-    let patience = Instant::now() + MONITOR;
+    let mut patience = Instant::now() + MONITOR;
     loop {
         if now.state == State::Exited {
             return Ok(now.exit);
         }
         hit(Point::StopFound);
+        let began = Instant::now();
         let error = match monitor::stop(&agent.folder(&now.id), grace).await {
             Ok(exit) => {
                 hit(Point::StopEnded);
@@ -55,6 +56,10 @@ pub(super) async fn stop(
             }
             Err(error) => error,
         };
+        if began.elapsed() > PAUSE {
+            // That one listened, and was killed while it waited for the end.
+            patience = Instant::now() + MONITOR;
+        }
         // It ended in this very moment; or its monitor did, and another that
         // follows it does not listen yet.
         now = match agent.find(&now.id).await {
