@@ -18,7 +18,7 @@ use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
 
 use super::check::bench::{Bench, Checked, Host, Stop};
-use super::check::{Exchange, Subject};
+use super::check::{Exchange, Interrupts, Subject};
 use super::client::{CallError, Client};
 use super::find::PluginFile;
 use super::validate;
@@ -48,21 +48,26 @@ pub(crate) enum Line {
 /// Where lines go.
 type Sink<'a> = &'a mut dyn FnMut(Line);
 
-/// Shows all of it, as far as it goes; says whether it went well.
-pub(crate) async fn run(subject: Subject, sink: Sink<'_>) -> bool {
+/// Shows all of it, as far as it goes; says whether it went well. `None`: somebody
+/// pressed Ctrl-C.
+pub(crate) async fn run(
+    subject: Subject,
+    sink: Sink<'_>,
+    interrupts: &mut Interrupts,
+) -> Option<bool> {
     let mut bench = Bench::new(subject);
-    let done = show(&mut bench, sink).await;
+    let done = interrupts.until(show(&mut bench, sink)).await;
     bench.tidy().await;
-    match done {
-        Ok(()) => true,
+    match done? {
+        Ok(()) => Some(true),
         // Nothing to show is nothing wrong.
         Err(Stop::Skipped(why)) => {
             sink(Line::Agent(format!("goes no further: {why}")));
-            true
+            Some(true)
         }
         Err(Stop::Failed(why, _)) => {
             sink(Line::Wrong(why));
-            false
+            Some(false)
         }
     }
 }
