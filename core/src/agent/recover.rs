@@ -35,8 +35,14 @@ impl Agent {
     }
 
     async fn recover_some(&self, records: &[Record]) -> Result<(), AgentError> {
+        let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let mut abandoned = Vec::new();
         for record in records {
+            // Nobody can tell whether what uses it still runs.
+            let held = record.launcher == NO_LAUNCHER && record.state == State::Running;
+            if held && record.boot_id == boot {
+                continue;
+            }
             let folder = self.folder(&record.id);
             if record.state == State::Exited {
                 tidy(&folder);
@@ -130,10 +136,6 @@ impl Agent {
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         // What lives was not ended by a restart, whatever the id says.
         let same_boot = record.boot_id == boot || launch::lives(record.cgroup_name());
-        // Nobody can tell whether what uses it still runs.
-        if record.launcher == NO_LAUNCHER && record.state == State::Running && same_boot {
-            return Ok(());
-        }
         let found = if same_boot {
             let (record, folder) = (record.clone(), folder.clone());
             aside(move || look(&record, &folder, called)).await?
