@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use divvy::model::{Amount, Record, State};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::rootfs::{cgroups, ids, job, leftovers, processes};
@@ -33,6 +34,8 @@ pub enum Victim {
     Host,
     /// A call of an OCI runtime.
     Runtime,
+    /// The long-lived agent; another is started soon after.
+    Agent,
 }
 
 /// What is to be done.
@@ -120,6 +123,8 @@ struct Shared<'a> {
     over: AtomicBool,
     /// Commands that run, by descriptors that no other process can get.
     commands: Mutex<BTreeMap<u32, OwnedFd>>,
+    /// The agent that runs, if one is to.
+    agent: Mutex<Option<OwnedFd>>,
     /// Jobs without an end that were told to run, and not told to stop.
     lasting: Mutex<BTreeSet<String>>,
     tally: Mutex<BTreeMap<(&'static str, String), u32>>,
@@ -147,6 +152,7 @@ pub fn soak(machine: &Machine, plan: &Plan) -> Report {
         plan,
         over: AtomicBool::new(false),
         commands: Mutex::default(),
+        agent: Mutex::default(),
         lasting: Mutex::default(),
         tally: Mutex::default(),
         wrong: Mutex::default(),
@@ -156,6 +162,10 @@ pub fn soak(machine: &Machine, plan: &Plan) -> Report {
     thread::scope(|scope| {
         // Whatever happens here, the others must end.
         let _over = Over(&shared.over);
+        if plan.victims.contains(&Victim::Agent) {
+            let shared = &shared;
+            scope.spawn(move || keep_an_agent(shared));
+        }
         for number in 0..plan.people {
             let shared = &shared;
             scope.spawn(move || Person::new(shared, number).live());
@@ -230,6 +240,31 @@ fn kill_as_planned(
     kills
 }
 
+/// Keeps an agent running: half of the time, so that commands meet one, none,
+/// and one that goes or comes.
+fn keep_an_agent(shared: &Shared<'_>) {
+    while !shared.over.load(Ordering::Relaxed) {
+        let running = shared.machine.divvy("agent").spawn();
+        // It is our child and not waited for: the number is still its own.
+        let Some(pidfd) = open(running.pid()) else {
+            continue;
+        };
+        *lock(&shared.agent) = pidfd.try_clone().ok();
+        let ended = || {
+            let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+            let pause = Timespec {
+                tv_sec: 0,
+                tv_nsec: 100_000_000,
+            };
+            poll(&mut fds, Some(&pause)).is_ok_and(|n| n > 0)
+        };
+        while !ended() && !shared.over.load(Ordering::Relaxed) {}
+        *lock(&shared.agent) = None;
+        running.kill();
+        thread::sleep(Duration::from_millis(700));
+    }
+}
+
 /// Kills one of a role, if there is one now.
 fn kill_one(shared: &Shared<'_>, victim: Victim, dice: &mut Dice) -> bool {
     let state = shared.machine.state().display().to_string();
@@ -240,6 +275,10 @@ fn kill_one(shared: &Shared<'_>, victim: Victim, dice: &mut Dice) -> bool {
             return dice
                 .pick(&pids)
                 .is_some_and(|pidfd| pidfd_send_signal(pidfd, Signal::KILL).is_ok());
+        }
+        Victim::Agent => {
+            let agent = lock(&shared.agent).take();
+            return agent.is_some_and(|pidfd| pidfd_send_signal(&pidfd, Signal::KILL).is_ok());
         }
         Victim::Host => {
             let hosts = shared.machine.hosts();
@@ -541,9 +580,11 @@ fn all_is_given_back(shared: &Shared<'_>, witnesses: &[Witness], watch: &Watch<'
             .map(|r| r.name)
             .collect()
     };
-    let others = names(true);
-    if !others.is_empty() {
-        let _ = machine.divvy("rm -f").args(&others).run().succeeds();
+    for name in names(true) {
+        let removed = machine.divvy("rm -f").arg(&name).run();
+        // One that is forgotten at its end may have come to it by itself.
+        let gone = removed.code == 0 || removed.stderr.contains("[unknown_workload]");
+        assert!(gone, "seed {}: {removed}", shared.plan.seed);
     }
     let mut gone = watch.seen.clone();
     gone.retain(|id| !witnesses.iter().any(|w| w.id() == id));

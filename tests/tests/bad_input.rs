@@ -382,7 +382,6 @@ fn words_that_cannot_be_read_exit_with_two() {
         "fly",
         "run --detatch=yes -- true",
         "--jason ps",
-        "run --net bridge -- true",
         "stop",
         "exec x",
         "stop -t soon x",

@@ -230,7 +230,8 @@ fn the_example_keeps_the_contract() {
     let npus = Npus::new(&machine);
     npus.plug("npu0", "NPU-7A01", "240:0");
     npus.plug("npu1", "NPU-7A02", "240:1");
-    let file = npu::built();
+    machine.install("npu", &fs::read(npu::built()).unwrap());
+    let file = machine.plugin_file("npu");
     let root = format!("--set=root={}", npus.root().display());
     let output = machine.divvy("plugin check").arg(&file).arg(&root).run();
     output
@@ -417,6 +418,30 @@ fn neither_check_nor_dev_leaves_a_host_or_a_state() {
 }
 
 #[test]
+fn ctrl_c_gives_back_what_is_prepared() {
+    let machine = Machine::new();
+    machine.install("npu", &fs::read(npu::built()).unwrap());
+    let npus = Npus::new(&machine);
+    npus.plug("npu0", "NPU-7A01", "240:0");
+    let root = format!("--set=root={}", npus.root().display());
+    // `dev` holds what it prepared for the second that its drill of a hang takes.
+    let divvy = machine
+        .divvy("plugin dev")
+        .arg(machine.plugin_file("npu"))
+        .arg(root);
+    let mut running = divvy.spawn();
+    assert!(divvy_tests::eventually(|| running
+        .stdout()
+        .contains("drill: the host hangs")));
+    assert_eq!(npus.claims().len(), 1, "it is in the middle");
+    running.signal(rustix::process::Signal::INT);
+    let output = running.output().exits(130);
+    output.complains("interrupted; what was prepared is released");
+    assert_eq!(npus.claims(), Vec::<String>::new());
+    assert!(divvy_tests::eventually(|| machine.hosts().is_empty()));
+}
+
+#[test]
 fn a_changed_file_is_tried_again() {
     let machine = Machine::with(&["faulty"]);
     let file = machine.plugin_file("faulty");
@@ -441,5 +466,6 @@ fn a_changed_file_is_tried_again() {
     let bytes = fs::read(&file).unwrap();
     machine.install("faulty", &bytes);
     times(2);
-    running.kill();
+    running.signal(rustix::process::Signal::INT);
+    let _ = running.output().exits(130);
 }

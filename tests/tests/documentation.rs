@@ -2,8 +2,8 @@
 //! what stands in the `text` block under each must be in its answer.
 #![allow(clippy::unwrap_used)] // a test may
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -88,6 +88,8 @@ fn an_authors_first_hour() {
     fs::rename(&cpu, lib.join(cpu.file_name().unwrap())).unwrap();
     let author = machine.path().join("author");
     fs::create_dir(&author).unwrap();
+    // Whatever the developer's umask: a plugin folder is safe all the way up.
+    fs::set_permissions(&author, Permissions::from_mode(0o755)).unwrap();
     symlink(npu::repository(), author.join("divvy")).unwrap();
 
     // One script, so that `cd` and `export` last; each answer in a file.
@@ -160,8 +162,12 @@ fn the_plugin_of_the_reference_keeps_the_contract() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let file = lamp.join("target/debug/libdivvy_plugin_lamp.so");
-    let output = machine.divvy("plugin check").arg(file).run().succeeds();
+    let built = fs::read(lamp.join("target/debug/libdivvy_plugin_lamp.so")).unwrap();
+    machine.install("lamp", &built);
+    let check = machine
+        .divvy("plugin check")
+        .arg(machine.plugin_file("lamp"));
+    let output = check.run().succeeds();
     output.says("plugin lamp 0.1.0").says(" passed, 0 failed, ");
 }
 

@@ -27,6 +27,7 @@ fn agent(machine: &Machine) -> Agent {
     };
     Agent::open(Settings {
         docker_socket: None,
+        agent_socket: None,
         state: machine.state(),
         exe: program(),
         plugins,
@@ -130,7 +131,7 @@ fn a_workload_whose_copy_is_lost_too_closes_every_device_until_it_ends() {
     check.says(&format!("{lost}: its record was lost with the ledger"));
     // It had half a core; a quarter is refused, wherever it might be.
     let refused = sh(&machine, "built-in", "--cpu 0.25", "true").exits(125);
-    refused.complains("the slot unknown");
+    refused.complains("the slot (unknown)");
     let devices = machine.divvy("--json devices").run().succeeds().json();
     for device in devices["devices"].as_array().unwrap() {
         assert!(device["closed"].is_string(), "{device:#}");

@@ -63,6 +63,8 @@ pub struct Settings {
     pub exe: PathBuf,
     /// The plugins.
     pub plugins: plugin::Settings,
+    /// Where the agent of this state folder listens; never in a container.
+    pub agent_socket: Option<PathBuf>,
     /// The container engine's socket; `None`: where engines usually listen.
     pub docker_socket: Option<PathBuf>,
 }

@@ -16,8 +16,8 @@ use crate::model::{Amount, Inventory, Record, Slice, State};
 use crate::sys;
 
 /// The slot of a slice of which nothing is known but that it may be. No plugin
-/// offers it: a slot's name has a plugin's before a dot, or is a class's.
-const UNKNOWN: &str = "unknown";
+/// can offer it: the names of slots have no parentheses.
+const UNKNOWN: &str = "(unknown)";
 
 /// What a rebuild found and made.
 #[derive(Clone, Debug, Serialize)]
@@ -61,7 +61,8 @@ impl Agent {
             None
         } else {
             let (inventory, failed) = self.inventory().await;
-            if let Some((_, error)) = failed.into_iter().next() {
+            // Hardware that is not there has nothing that could be held.
+            if let Some((_, error)) = failed.into_iter().find(|(_, e)| !e.is_absent()) {
                 return Err(error.into());
             }
             Some(inventory)

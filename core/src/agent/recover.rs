@@ -35,8 +35,14 @@ impl Agent {
     }
 
     async fn recover_some(&self, records: &[Record]) -> Result<(), AgentError> {
+        let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let mut abandoned = Vec::new();
         for record in records {
+            // Nobody can tell whether what uses it still runs.
+            let held = record.launcher == NO_LAUNCHER && record.state == State::Running;
+            if held && record.boot_id == boot {
+                continue;
+            }
             let folder = self.folder(&record.id);
             if record.state == State::Exited {
                 tidy(&folder);
@@ -58,11 +64,15 @@ impl Agent {
             return Ok(());
         }
         hit(Point::RecoverLocked);
-        // Looked for with the locks in hand: nobody makes another for them.
+        // Both looked for with the locks in hand: nobody changes them any more.
         let calls = Calls::now(&Container::runtimes(&self.settings.state));
+        let now = self.ledger.records()?;
         for (record, folder, lock) in abandoned {
+            let Some(record) = now.iter().find(|r| r.id == record.id && r.holds()) else {
+                continue;
+            };
             let called = calls.concern(&record.id);
-            if let Err(error) = self.pick_up(&folder, lock, &record.id, called).await {
+            if let Err(error) = self.pick_up(record, &folder, lock, called).await {
                 tracing::warn!(
                     "{}: {error}; its slices stay closed, and it is tried again",
                     record.name
@@ -117,25 +127,15 @@ impl Agent {
     /// for it was under way.
     async fn pick_up(
         &self,
+        record: &Record,
         folder: &Folder,
         lock: File,
-        id: &str,
         called: bool,
     ) -> Result<(), AgentError> {
-        // It may have moved on between the listing and the lock.
-        let record = self
-            .ledger
-            .transact(|t| Ok::<_, AgentError>(t.get(id).cloned()))?;
-        let Some(record) = record.filter(Record::holds) else {
-            return Ok(());
-        };
+        let id = record.id.as_str();
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         // What lives was not ended by a restart, whatever the id says.
         let same_boot = record.boot_id == boot || launch::lives(record.cgroup_name());
-        // Nobody can tell whether what uses it still runs.
-        if record.launcher == NO_LAUNCHER && record.state == State::Running && same_boot {
-            return Ok(());
-        }
         let found = if same_boot {
             let (record, folder) = (record.clone(), folder.clone());
             aside(move || look(&record, &folder, called)).await?
@@ -175,7 +175,7 @@ impl Agent {
         }
         hit(Point::RecoverCleared);
         if record.state == State::Preparing {
-            release(&self.plugins, &record).await?;
+            release(&self.plugins, record).await?;
             hit(Point::RecoverReleased);
             self.ledger.transact(|t| {
                 t.remove(id);

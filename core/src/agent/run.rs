@@ -192,10 +192,12 @@ impl Agent {
             shm_bytes: request.shm_bytes.unwrap_or(launch::SHM_BYTES),
             stop_signal: "SIGTERM".into(),
         };
-        // Whatever launches it: a user's mount never shows the engine's socket.
-        if let Ok(socket) = self.engine_socket() {
+        // Whatever launches it: a user's mount never shows the engine's socket,
+        // nor ours, to whom root in a container is root.
+        let engine = self.engine_socket().ok();
+        for socket in engine.iter().chain(&self.settings.agent_socket) {
             for mount in &request.mounts {
-                launch::check_socket(&mount.source, &socket)
+                launch::check_socket(&mount.source, socket)
                     .map_err(|why| LaunchError::Forbidden(format!("-v: {why}")))?;
             }
             // On the host's root /run is empty; one that lies elsewhere is masked.

@@ -1,14 +1,20 @@
 //! The end of a workload, asked for or waited for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::hold::NO_LAUNCHER;
 use super::{Agent, AgentError};
+use crate::failpoint::{Point, hit};
 use crate::model::{Exit, Record, State};
 use crate::monitor::{self, Event};
 
 /// How often is looked whether a workload without a monitor has another.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a monitor that has just been started may take to listen.
+const MONITOR: Duration = Duration::from_secs(5);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Agent {
     /// Stops a workload: its stop signal, and SIGKILL after `grace`. One that
@@ -17,27 +23,45 @@ impl Agent {
     /// # Errors
     /// Its slices are not free yet, or its monitor cannot be reached.
     pub async fn stop(&self, record: &Record, grace: Duration) -> Result<Option<Exit>, AgentError> {
-        if record.state == State::Exited {
-            return Ok(record.exit.clone());
-        }
-        if record.launcher == NO_LAUNCHER {
+        if record.launcher == NO_LAUNCHER && record.holds() {
             return self.let_go(record).await.map(|()| None);
         }
-        if let Ok(exit) = monitor::stop(&self.folder(&record.id), grace).await {
-            return Ok(Some(exit));
-        }
-        // It ended, or lost its monitor, in this very moment.
-        match self.find(&record.id).await {
-            Err(AgentError::NoSuchWorkload(_)) => Ok(None),
-            Err(error) => Err(error),
-            Ok(now) if now.state == State::Exited => Ok(now.exit),
-            Ok(now) if now.state != State::Running && self.is_abandoned(&now) => {
-                Err(AgentError::NotReleased(now.name))
+        let mut now = record.clone();
+        let mut patience = Instant::now() + MONITOR;
+        loop {
+            if now.state == State::Exited {
+                return Ok(now.exit);
             }
-            Ok(now) => {
-                let exit = monitor::stop(&self.folder(&now.id), grace).await;
-                exit.map(Some)
-                    .map_err(|e| AgentError::System("its monitor cannot be reached", e))
+            hit(Point::StopFound);
+            let began = Instant::now();
+            let error = match monitor::stop(&self.folder(&now.id), grace).await {
+                Ok(exit) => {
+                    hit(Point::StopEnded);
+                    return Ok(Some(exit));
+                }
+                Err(error) => error,
+            };
+            if began.elapsed() > PAUSE {
+                // That one listened, and was killed while it waited for the end.
+                patience = Instant::now() + MONITOR;
+            }
+            // It ended in this very moment; or its monitor did, and another that
+            // follows it does not listen yet.
+            now = match self.find(&now.id).await {
+                Err(AgentError::NoSuchWorkload(_)) => return Ok(None),
+                found => found?,
+            };
+            let carried = !self.is_abandoned(&now);
+            match now.state {
+                State::Exited => {}
+                State::Running if Instant::now() < patience => tokio::time::sleep(PAUSE).await,
+                State::Preparing | State::Releasing if carried && Instant::now() < patience => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                State::Preparing | State::Releasing if !carried => {
+                    return Err(AgentError::NotReleased(now.name));
+                }
+                _ => return Err(AgentError::System("its monitor cannot be reached", error)),
             }
         }
     }

@@ -137,6 +137,7 @@ impl Builder {
             history: Some(state.join("plugins")),
         };
         let settings = agent::Settings {
+            agent_socket: self.socket_path(&state, &config),
             state,
             exe,
             plugins,

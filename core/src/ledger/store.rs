@@ -358,6 +358,12 @@ impl Ledger {
         Ok(Renewal::New { records, set_aside })
     }
 
+    /// Was there a ledger, and is its file gone?
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        !self.path().exists() && (self.folder.join(LOCK).exists() || self.has_copies())
+    }
+
     /// Does a workload carry a copy of its record? Then there was a ledger.
     fn has_copies(&self) -> bool {
         std::fs::read_dir(self.folder.join("workloads"))

@@ -18,7 +18,7 @@ use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
 
 use super::check::bench::{Bench, Checked, Host, Stop};
-use super::check::{Exchange, Subject};
+use super::check::{Exchange, Interrupts, Subject};
 use super::client::{CallError, Client};
 use super::find::PluginFile;
 use super::validate;
@@ -48,21 +48,26 @@ pub(crate) enum Line {
 /// Where lines go.
 type Sink<'a> = &'a mut dyn FnMut(Line);
 
-/// Shows all of it, as far as it goes; says whether it went well.
-pub(crate) async fn run(subject: Subject, sink: Sink<'_>) -> bool {
+/// Shows all of it, as far as it goes; says whether it went well. `None`: somebody
+/// pressed Ctrl-C.
+pub(crate) async fn run(
+    subject: Subject,
+    sink: Sink<'_>,
+    interrupts: &mut Interrupts,
+) -> Option<bool> {
     let mut bench = Bench::new(subject);
-    let done = show(&mut bench, sink).await;
+    let done = interrupts.until(show(&mut bench, sink)).await;
     bench.tidy().await;
-    match done {
-        Ok(()) => true,
+    match done? {
+        Ok(()) => Some(true),
         // Nothing to show is nothing wrong.
         Err(Stop::Skipped(why)) => {
             sink(Line::Agent(format!("goes no further: {why}")));
-            true
+            Some(true)
         }
         Err(Stop::Failed(why, _)) => {
             sink(Line::Wrong(why));
-            false
+            Some(false)
         }
     }
 }
@@ -160,8 +165,8 @@ async fn show(bench: &mut Bench, sink: Sink<'_>) -> Checked {
     bench.will_release(&drill.request);
     // What the agent would log of the drills is in the trace.
     let drills = async {
-        drill.crash(bench, sink).await?;
-        drill.hang(bench, sink).await
+        let edits = drill.crash(bench, sink).await?;
+        drill.hang(bench, &edits, sink).await
     };
     drills.with_subscriber(NoSubscriber::default()).await
 }
@@ -220,8 +225,8 @@ struct Drill {
 }
 
 impl Drill {
-    /// The host is killed in the middle of `prepare`.
-    async fn crash(&self, bench: &Bench, sink: Sink<'_>) -> Checked {
+    /// The host is killed in the middle of `prepare`; the edits come all the same.
+    async fn crash(&self, bench: &Bench, sink: Sink<'_>) -> Checked<Edits> {
         sink(Line::Step(
             "drill: the host crashes in the middle of prepare",
         ));
@@ -248,17 +253,18 @@ impl Drill {
             "the same edits, {} ms after the crash",
             took.as_millis()
         )));
-        Ok(())
+        Ok(edits)
     }
 
     /// The host hangs in `release`.
-    async fn hang(&self, bench: &Bench, sink: Sink<'_>) -> Checked {
+    async fn hang(&self, bench: &Bench, edits: &Edits, sink: Sink<'_>) -> Checked {
         sink(Line::Step("drill: the host hangs in release"));
         let client = self.client(bench)?;
         let release = ReleaseRequest {
             allocation: self.request.allocation.clone(),
             slices: self.request.slices.clone(),
         };
+        client.set_held(held(&self.request, edits));
         answer(client.discover().await)?;
         stopped(&client).await?;
         match client.release(&release).await {
@@ -273,7 +279,7 @@ impl Drill {
         )));
         answer(client.release(&release).await)?;
         sink(Line::Agent(
-            "asks again, in a new host, and frees the slices".into(),
+            "starts a host, open, restore, asks again, and frees the slices".into(),
         ));
         let found = answer(client.discover().await)?;
         if found != self.found {

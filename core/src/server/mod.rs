@@ -34,7 +34,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::agent::events::{Look, differences};
@@ -59,8 +59,11 @@ const RESCAN: Duration = Duration::from_secs(2);
 const WAITING: Duration = Duration::from_secs(60);
 /// How long the first answers of the plugins are waited for.
 const FIRST: Duration = Duration::from_secs(15);
-/// Operations at once; more wait for their turn.
+/// Threads for what waits.
 const THREADS: usize = 64;
+/// Operations at once; more wait for their turn. Fewer than threads: an
+/// operation may need another one for a moment.
+const OPERATIONS: usize = 40;
 /// Threads that start processes must not end before them.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -75,6 +78,8 @@ pub(crate) struct Server {
     started_ms: u64,
     /// Replaced as a whole when the plugin files change.
     agent: RwLock<Arc<Agent>>,
+    /// One for each operation that may begin.
+    turns: Semaphore,
     /// How often that happened.
     reloads: AtomicU64,
     /// Has every plugin answered, or failed to?
@@ -123,13 +128,13 @@ async fn serve(
         counters: Counters::default(),
         started_ms: now_ms(),
         agent: RwLock::new(Arc::new(agent)),
+        turns: Semaphore::new(OPERATIONS),
         reloads: AtomicU64::new(0),
         ready: watch::Sender::new(false),
         waiting: Mutex::default(),
         look: Mutex::default(),
         settings,
     });
-    server.reconcile().await;
     let listener = listen(socket, gid)?;
     let app = routes::router(Arc::clone(&server)).into_make_service_with_connect_info::<Peer>();
     let metrics = match config.agent.metrics {
@@ -256,6 +261,8 @@ impl Server {
         &self,
         work: impl FnOnce(Arc<Agent>) -> F + Send + 'static,
     ) -> Result<T, AgentError> {
+        // Never closed.
+        let _turn = self.turns.acquire().await;
         let agent = self.agent();
         let handle = Handle::current();
         let span = tracing::Span::current();
@@ -365,6 +372,8 @@ impl Server {
                 let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
                 std::mem::replace(&mut *look, now.clone())
             };
+            // A host that is started anew is told what is held now.
+            self.agent().plugins().set_held(&now.records);
             self.counters.look(&now);
             if !std::mem::take(&mut first) {
                 self.feed.publish(differences(&before, &now, now_ms()));
@@ -372,21 +381,39 @@ impl Server {
         }
     }
 
+    /// Every half minute, and as soon as the ledger's file is gone.
     async fn reconcile_for_ever(&self) {
+        // What a lost workload may hold is known when the plugins are.
+        self.known().await;
         loop {
-            sleep(RECONCILE).await;
             self.reconcile().await;
+            let next = Instant::now() + RECONCILE;
+            while Instant::now() < next && !self.ledger.is_missing() {
+                sleep(Duration::from_secs(1)).await;
+            }
         }
     }
 
     /// Picks up what others left behind.
     async fn reconcile(&self) {
         let before = self.records().await.ok();
-        let recovered = self
-            .work(|agent| async move { agent.recover().await })
-            .await;
-        if let Err(error) = recovered {
-            tracing::warn!("what others left cannot be picked up: {error}");
+        let recovered = self.work(|agent| async move {
+            let rebuilt = agent.rebuild_if_lost().await?;
+            agent.recover().await?;
+            Ok(rebuilt)
+        });
+        match recovered.await {
+            Ok(None) => {}
+            Ok(Some(rebuilt)) => tracing::warn!(
+                "the ledger was lost and is made anew from {} workloads' copies; {} could not be read",
+                rebuilt.records.len(),
+                rebuilt.unreadable.len()
+            ),
+            Err(error) => {
+                tracing::warn!("what others left cannot be picked up: {error}");
+                // Tried again, and not at once.
+                sleep(Duration::from_secs(1)).await;
+            }
         }
         let after = self.records().await.ok();
         if before != after {

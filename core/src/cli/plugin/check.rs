@@ -20,9 +20,15 @@ pub(super) async fn run(global: &Global, args: &args::Check) -> Result<u8, Failu
         }
     }
     let report = match open(&args.file)? {
-        Ok(file) => check::run(subject(global, file)?, &args.only).await,
+        Ok(file) => {
+            let subject = subject(global, file)?;
+            check::run(subject, &args.only, &mut super::interrupts()?).await
+        }
         Err(error) => check::unsafe_file(&args.file, &error.to_string()),
     };
+    if report.interrupted {
+        return Ok(super::interrupted());
+    }
     if global.json {
         as_json(&report);
     } else {

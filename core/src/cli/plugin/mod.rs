@@ -10,7 +10,7 @@ use std::path::Path;
 use super::args::{Global, Plugin};
 use super::output::Failure;
 use crate::agent::AgentError;
-use crate::plugin::check::Subject;
+use crate::plugin::check::{Interrupts, Subject};
 use crate::plugin::{FindError, OpenError, PluginFile, open_file};
 
 pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
@@ -19,6 +19,18 @@ pub(super) async fn run(global: &Global, args: &Plugin) -> Result<u8, Failure> {
         Plugin::Check(args) => check::run(global, args).await,
         Plugin::Dev(args) => dev::run(global, args).await,
     }
+}
+
+/// The exit code after Ctrl-C: 128 and SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn interrupts() -> Result<Interrupts, Failure> {
+    Ok(Interrupts::new().map_err(|e| AgentError::System("Ctrl-C cannot be waited for", e))?)
+}
+
+fn interrupted() -> u8 {
+    tell!("divvy: interrupted; what was prepared is released");
+    INTERRUPTED
 }
 
 /// The plugin that was named, or why its file cannot be trusted.

@@ -36,7 +36,7 @@ use super::validate;
 use super::wire::Op;
 use bench::{Bench, Checked, Stop, skipped};
 
-pub(crate) use bench::{Exchange, Subject, shortened};
+pub(crate) use bench::{Exchange, Interrupts, Subject, shortened};
 pub(crate) use report::{Finding, Report, Verdict};
 
 /// One check.
@@ -109,7 +109,7 @@ pub(crate) fn ids() -> Vec<&'static str> {
 }
 
 /// Makes the checks: all, or those of these ids and groups.
-pub(crate) async fn run(subject: Subject, only: &[String]) -> Report {
+pub(crate) async fn run(subject: Subject, only: &[String], interrupts: &mut Interrupts) -> Report {
     let mut report = Report::new(&subject.file.path);
     let mut bench = Bench::new(subject);
     for check in all() {
@@ -117,9 +117,11 @@ pub(crate) async fn run(subject: Subject, only: &[String]) -> Report {
             continue;
         }
         bench.begin();
-        let checked = match check.how {
-            How::Keeps(rule) => keeps(&mut bench, rule).await,
-            How::Try(how) => how(&mut bench).await,
+        let looked = interrupts.until(look(&mut bench, &check)).await;
+        let Some(checked) = looked else {
+            report.interrupted = true;
+            bench.tidy().await;
+            return report;
         };
         let last = bench.last();
         report.findings.push(Finding::new(&check, checked, last));
@@ -129,6 +131,13 @@ pub(crate) async fn run(subject: Subject, only: &[String]) -> Report {
     report.plugin = survey.manifest().ok().map(|m| (m.name, m.version));
     report.nothing_here = survey.nothing_here().map(str::to_owned);
     report
+}
+
+async fn look(bench: &mut Bench, check: &Check) -> Checked {
+    match check.how {
+        How::Keeps(rule) => keeps(bench, rule).await,
+        How::Try(how) => how(bench).await,
+    }
 }
 
 /// Of a file that others can change nothing is loaded, so nothing else is looked

@@ -1,11 +1,18 @@
 //! `release`: undoes `prepare`, whoever made it and whenever.
 
+use std::time::{Duration, Instant};
+
 use divvy_plugin::{PrepareRequest, ReleaseRequest};
 
 use super::bench::{Bench, Checked};
 use super::prepare::NO_DEVICE;
 use super::{Check, check};
 use crate::plugin::wire::Op;
+
+/// More often than most things can be had at once.
+const MOST_ROUNDS: u32 = 16;
+/// How long that is tried, of one slot.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) const CHECKS: [Check; 7] = [
     check!(
@@ -103,8 +110,12 @@ async fn in_new_host(bench: &mut Bench) -> Checked {
 async fn frees(bench: &mut Bench) -> Checked {
     for slices in bench.survey().await.slices()? {
         let mut host = bench.host().await?;
-        // More often than it could be had at once, on most devices.
-        for _ in 0..16 {
+        let began = Instant::now();
+        for round in 0..MOST_ROUNDS {
+            // Where it takes long, it is had whole mostly: twice is too often.
+            if round > 1 && began.elapsed() > PATIENCE {
+                break;
+            }
             let (prepared, _) = bench.prepare(&mut host, &slices).await?;
             let () = host.ask(Op::Release, &of(prepared)).await?;
         }

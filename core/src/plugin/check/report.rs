@@ -77,6 +77,8 @@ pub(crate) struct Report {
     /// Why there are no devices to try things with, if so: the reason for which
     /// most was skipped.
     pub(crate) nothing_here: Option<String>,
+    /// Did somebody press Ctrl-C before the end?
+    pub(crate) interrupted: bool,
     /// In the order of the checks.
     pub(crate) findings: Vec<Finding>,
 }
@@ -87,6 +89,7 @@ impl Report {
             file: file.to_owned(),
             plugin: None,
             nothing_here: None,
+            interrupted: false,
             findings: vec![],
         }
     }
