@@ -168,10 +168,10 @@ impl Agent {
             clear(folder, id, &self.settings.state).await?;
         } else {
             // Only what a launcher remembers has outlived the restart.
-            match folder.container() {
-                Ok(container) => container.forget().await,
-                Err(_) => clear(folder, id, &self.settings.state).await?,
+            if let Ok(container) = folder.container() {
+                container.forget().await;
             }
+            clear_unknown(id, &self.settings.state).await?;
         }
         hit(Point::RecoverCleared);
         if record.state == State::Preparing {
@@ -241,11 +241,14 @@ fn is_alive(record: &Record) -> bool {
 async fn clear(folder: &Folder, id: &str, state: &std::path::Path) -> Result<(), AgentError> {
     match folder.container() {
         Ok(container) => Ok(launch::clear(&container).await?),
-        Err(_) => {
-            let (id, runtimes) = (id.to_owned(), Container::runtimes(state));
-            Ok(aside(move || launch::clear_unknown(&id, &runtimes)).await??)
-        }
+        Err(_) => clear_unknown(id, state).await,
     }
+}
+
+/// Whatever is left of a container of which nothing is known but its id.
+async fn clear_unknown(id: &str, state: &std::path::Path) -> Result<(), AgentError> {
+    let (id, runtimes) = (id.to_owned(), Container::runtimes(state));
+    Ok(aside(move || launch::clear_unknown(&id, &runtimes)).await??)
 }
 
 /// Tidies the folder of a workload whose monitor was killed when it had settled
