@@ -38,9 +38,7 @@ impl Agent {
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let mut abandoned = Vec::new();
         for record in records {
-            // Nobody can tell whether what uses it still runs.
-            let held = record.launcher == NO_LAUNCHER && record.state == State::Running;
-            if held && record.boot_id == boot {
+            if stays(record, &boot) {
                 continue;
             }
             let folder = self.folder(&record.id);
@@ -71,6 +69,9 @@ impl Agent {
             let Some(record) = now.iter().find(|r| r.id == record.id && r.holds()) else {
                 continue;
             };
+            if stays(record, &boot) {
+                continue;
+            }
             let called = calls.concern(&record.id);
             if let Err(error) = self.pick_up(record, &folder, lock, called).await {
                 tracing::warn!(
@@ -199,6 +200,12 @@ impl Agent {
         });
         settle_with(&self.ledger, &self.plugins, folder, id, exit).await
     }
+}
+
+/// Is it held without a container? Nobody can tell whether what uses it still
+/// runs, but that a restart ended it.
+fn stays(record: &Record, boot: &str) -> bool {
+    record.launcher == NO_LAUNCHER && record.state == State::Running && record.boot_id == boot
 }
 
 /// What there is of an abandoned workload.
