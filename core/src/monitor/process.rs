@@ -406,6 +406,13 @@ async fn client(stream: UnixStream, workload: Arc<Workload>) {
     let ask = timeout(DRAIN, frames::receive_json::<Ask>(&mut read)).await;
     let Ok(Ok(Some(ask))) = ask else { return };
     let mut events = workload.hub.join().await;
+    let stops = if let Ask::Stop { grace_ms } = ask {
+        // Before it is answered: whoever asked may be gone, and meant it.
+        tokio::spawn(stop(Arc::clone(&workload), Duration::from_millis(grace_ms)));
+        true
+    } else {
+        false
+    };
     // From here on it misses nothing: say so, the agent waits for it.
     let Ok(joined) = frames::frame(&Event::Joined.encode()) else {
         return;
@@ -413,9 +420,7 @@ async fn client(stream: UnixStream, workload: Arc<Workload>) {
     if write.write_all(&joined).await.is_err() {
         return;
     }
-    if let Ask::Stop { grace_ms } = ask {
-        tokio::spawn(stop(Arc::clone(&workload), Duration::from_millis(grace_ms)));
-    } else {
+    if !stops {
         let workload = Arc::clone(&workload);
         tokio::spawn(async move {
             while let Ok(Some(frame)) = frames::receive(&mut read).await {
