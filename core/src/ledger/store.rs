@@ -597,7 +597,7 @@ mod tests {
 
     #[test]
     fn transactions_of_many_threads_see_each_other() {
-        three_of_eight(|dir| Ledger::new(dir));
+        three_of_eight(Ledger::new);
     }
 
     #[test]
