@@ -245,7 +245,7 @@ pub fn kill(pid: u32) {
 /// processes, plugin hosts, files beyond each record and log.
 #[must_use]
 pub fn leftovers(machine: &Machine, ids: &BTreeSet<String>) -> Vec<String> {
-    const KEPT: [&str; 8] = [
+    const KEPT: [&str; 9] = [
         "record.json",
         "log.jsonl",
         "log.jsonl.1",
@@ -253,6 +253,8 @@ pub fn leftovers(machine: &Machine, ids: &BTreeSet<String>) -> Vec<String> {
         "container.json",
         "settings.json",
         "exit.json",
+        // Of a container that the engine may still make.
+        "late",
         "lock",
     ];
     let here = machine.path().display().to_string();

@@ -500,11 +500,11 @@ fn whenever_the_command_or_the_monitor_is_killed_nothing_is_lost_or_left() {
         assert_eq!(held(&docked.machine), Vec::<String>::new());
     }
     // A monitor whose command was killed removes its container a moment later.
-    assert!(
-        eventually(|| docked.engine.containers().is_empty()),
-        "{:?}",
-        docked.engine.containers()
-    );
+    let gone = || {
+        let _ = records(&docked.machine);
+        docked.engine.containers().is_empty()
+    };
+    assert!(eventually(gone), "{:?}", docked.engine.containers());
     docked.nothing_is_left();
 }
 
