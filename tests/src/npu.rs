@@ -64,7 +64,7 @@ fn target() -> PathBuf {
 }
 
 fn build(package: &Path) {
-    let output = Command::new(cargo())
+    let output = building(&mut Command::new(cargo()))
         .args(["build", "--quiet", "--locked", "--manifest-path"])
         .arg(package.join("Cargo.toml"))
         .arg("--target-dir")
@@ -82,10 +82,16 @@ pub fn cargo() -> PathBuf {
     std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
 }
 
-/// Where what the example is built of lies between builds.
-#[must_use]
-pub fn build_folder() -> PathBuf {
-    target()
+/// Has cargo keep what the example is built of between builds, wherever the
+/// package is; and only that: each test builds in a folder of its own, and what
+/// nobody uses again would pile up.
+pub fn building(command: &mut Command) -> &mut Command {
+    command
+        .env("CARGO_BUILD_BUILD_DIR", target())
+        .env("CARGO_INCREMENTAL", "0")
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env("CARGO_PROFILE_TEST_DEBUG", "0")
+        .env_remove("CARGO_TARGET_DIR")
 }
 
 /// A folder that stands for a machine's root, with NPUs in it.

@@ -105,17 +105,14 @@ fn an_authors_first_hour() {
         .into_iter()
         .chain(folder_of_cargo)
         .chain(std::env::split_paths(&path));
-    let status = Command::new("bash")
+    let status = npu::building(&mut Command::new("bash"))
         .args(["-c", &script])
         .current_dir(&author)
         .env("PATH", std::env::join_paths(path).unwrap())
         .env("DIVVY_STATE", machine.state())
-        // What others have built of the same crates need not be built again.
-        .env("CARGO_BUILD_BUILD_DIR", npu::build_folder())
         // What the developer has set is not the author's.
         .env_remove("DIVVY_PLUGIN_DIR")
         .env_remove("DIVVY_LOG")
-        .env_remove("CARGO_TARGET_DIR")
         .status()
         .unwrap();
     for (n, step) in steps.iter().enumerate() {
@@ -151,10 +148,9 @@ fn the_plugin_of_the_reference_keeps_the_contract() {
     let lock = fs::read_to_string(npu::example().join("Cargo.lock")).unwrap();
     let lock = lock.replace("divvy-plugin-npu", "divvy-plugin-lamp");
     fs::write(lamp.join("Cargo.lock"), lock).unwrap();
-    let output = Command::new(npu::cargo())
+    let output = npu::building(&mut Command::new(npu::cargo()))
         .args(["build", "--quiet", "--locked", "--target-dir", "target"])
         .current_dir(&lamp)
-        .env("CARGO_BUILD_BUILD_DIR", npu::build_folder())
         .output()
         .unwrap();
     assert!(

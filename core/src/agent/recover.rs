@@ -38,9 +38,7 @@ impl Agent {
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let mut abandoned = Vec::new();
         for record in records {
-            // Nobody can tell whether what uses it still runs.
-            let held = record.launcher == NO_LAUNCHER && record.state == State::Running;
-            if held && record.boot_id == boot {
+            if stays(record, &boot) {
                 continue;
             }
             let folder = self.folder(&record.id);
@@ -71,6 +69,9 @@ impl Agent {
             let Some(record) = now.iter().find(|r| r.id == record.id && r.holds()) else {
                 continue;
             };
+            if stays(record, &boot) {
+                continue;
+            }
             let called = calls.concern(&record.id);
             if let Err(error) = self.pick_up(record, &folder, lock, called).await {
                 tracing::warn!(
@@ -169,10 +170,10 @@ impl Agent {
             clear(folder, id, &self.settings.state).await?;
         } else {
             // Only what a launcher remembers has outlived the restart.
-            match folder.container() {
-                Ok(container) => container.forget().await,
-                Err(_) => clear(folder, id, &self.settings.state).await?,
+            if let Ok(container) = folder.container() {
+                container.forget().await;
             }
+            clear_unknown(id, &self.settings.state).await?;
         }
         hit(Point::RecoverCleared);
         if record.state == State::Preparing {
@@ -200,6 +201,12 @@ impl Agent {
         });
         settle_with(&self.ledger, &self.plugins, folder, id, exit).await
     }
+}
+
+/// Is it held without a container? Nobody can tell whether what uses it still
+/// runs, but that a restart ended it.
+fn stays(record: &Record, boot: &str) -> bool {
+    record.launcher == NO_LAUNCHER && record.state == State::Running && record.boot_id == boot
 }
 
 /// What there is of an abandoned workload.
@@ -242,11 +249,14 @@ fn is_alive(record: &Record) -> bool {
 async fn clear(folder: &Folder, id: &str, state: &std::path::Path) -> Result<(), AgentError> {
     match folder.container() {
         Ok(container) => Ok(launch::clear(&container).await?),
-        Err(_) => {
-            let (id, runtimes) = (id.to_owned(), Container::runtimes(state));
-            Ok(aside(move || launch::clear_unknown(&id, &runtimes)).await??)
-        }
+        Err(_) => clear_unknown(id, state).await,
     }
+}
+
+/// Whatever is left of a container of which nothing is known but its id.
+async fn clear_unknown(id: &str, state: &std::path::Path) -> Result<(), AgentError> {
+    let (id, runtimes) = (id.to_owned(), Container::runtimes(state));
+    Ok(aside(move || launch::clear_unknown(&id, &runtimes)).await??)
 }
 
 /// Tidies the folder of a workload whose monitor was killed when it had settled

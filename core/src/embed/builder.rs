@@ -137,7 +137,11 @@ impl Builder {
             history: Some(state.join("plugins")),
         };
         let settings = agent::Settings {
-            agent_socket: self.socket_path(&state, &config),
+            // Also of an agent that is not to be asked.
+            agent_socket: self
+                .socket_path(&state, &config)
+                .or_else(|| config.agent.socket.clone())
+                .or_else(|| Some(usual_socket(&state))),
             state,
             exe,
             plugins,

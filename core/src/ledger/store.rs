@@ -361,7 +361,8 @@ impl Ledger {
     /// Was there a ledger, and is its file gone?
     #[must_use]
     pub fn is_missing(&self) -> bool {
-        !self.path().exists() && (self.folder.join(LOCK).exists() || self.has_copies())
+        let empty = std::fs::metadata(self.path()).map_or(true, |m| m.len() == 0);
+        empty && (self.folder.join(LOCK).exists() || self.has_copies())
     }
 
     /// Does a workload carry a copy of its record? Then there was a ledger.

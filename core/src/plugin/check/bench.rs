@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -17,7 +16,6 @@ use divvy_plugin::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::to_raw_value;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::survey::Survey;
 use crate::plugin::client::{LOAD, SAMPLE};
@@ -55,30 +53,6 @@ pub(super) fn skipped<T>(why: impl Into<String>) -> Checked<T> {
 
 /// What was not believed, and the call.
 pub(super) type Lied = (Lie, Option<Exchange>);
-
-/// Ctrl-C, which may not end us at once: what is prepared has to be given back.
-/// One that comes while nobody waits for it is not lost.
-#[derive(Debug)]
-pub(crate) struct Interrupts(Signal);
-
-impl Interrupts {
-    /// From now on.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn new() -> io::Result<Self> {
-        signal(SignalKind::interrupt()).map(Self)
-    }
-
-    /// What comes of it, unless it is interrupted.
-    pub(crate) async fn until<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            biased;
-            _ = self.0.recv() => None,
-            done = work => Some(done),
-        }
-    }
-}
 
 /// One call and its answer, shortened.
 #[derive(Clone, Debug, Serialize)]

@@ -16,6 +16,7 @@ pub(super) mod bench;
 mod discover;
 mod errors;
 mod host;
+mod interrupts;
 mod manifest;
 mod open;
 mod prepare;
@@ -36,7 +37,8 @@ use super::validate;
 use super::wire::Op;
 use bench::{Bench, Checked, Stop, skipped};
 
-pub(crate) use bench::{Exchange, Interrupts, Subject, shortened};
+pub(crate) use bench::{Exchange, Subject, shortened};
+pub(crate) use interrupts::Interrupts;
 pub(crate) use report::{Finding, Report, Verdict};
 
 /// One check.
