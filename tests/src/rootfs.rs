@@ -245,7 +245,7 @@ pub fn kill(pid: u32) {
 /// beyond its record and log.
 #[must_use]
 pub fn untidy(machine: &Machine, id: &str) -> Vec<String> {
-    const KEPT: [&str; 8] = [
+    const KEPT: [&str; 9] = [
         "record.json",
         "log.jsonl",
         "log.jsonl.1",
@@ -253,6 +253,8 @@ pub fn untidy(machine: &Machine, id: &str) -> Vec<String> {
         "container.json",
         "settings.json",
         "exit.json",
+        // Of a container that the engine may still make.
+        "late",
         "lock",
     ];
     let cgroups = cgroups(id).into_iter();

@@ -293,6 +293,53 @@ fn stop_asks_first_and_kills_after_the_grace() {
     docked.nothing_is_left();
 }
 
+// === the gate ===
+
+/// What a container of an engine runs first, without an engine.
+#[test]
+fn the_first_process_runs_nothing_before_the_word_is_said() {
+    requires!(root);
+    let machine = rootfs::machine();
+    rootfs::sh(&machine, "built-in", "", "true").succeeds();
+    let init = machine.state().join("init");
+    let (gate, mark) = (machine.path().join("gate"), machine.path().join("mark"));
+    let made = std::process::Command::new("mkfifo").arg(&gate).status();
+    assert!(made.unwrap().success());
+    let begin = || {
+        let mut command = std::process::Command::new(&init);
+        command
+            .arg("--gate")
+            .arg(&gate)
+            .args(["--", "touch"])
+            .arg(&mark);
+        command.stderr(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let holder = || {
+        fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&gate)
+            .unwrap()
+    };
+
+    // Nobody holds the gate.
+    assert_eq!(begin().wait().unwrap().code(), Some(125));
+    // Whoever held it is gone.
+    let held = holder();
+    let mut child = begin();
+    thread::sleep(Duration::from_millis(200));
+    assert!(child.try_wait().unwrap().is_none(), "it does not wait");
+    drop(held);
+    assert_eq!(child.wait().unwrap().code(), Some(125));
+    assert!(!mark.exists(), "it ran");
+    // The word.
+    let mut held = holder();
+    let mut child = begin();
+    std::io::Write::write_all(&mut held, b"g").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(mark.exists());
+}
+
 // === the same slices, whoever launches ===
 
 #[test]
@@ -453,11 +500,11 @@ fn whenever_the_command_or_the_monitor_is_killed_nothing_is_lost_or_left() {
         assert_eq!(held(&docked.machine), Vec::<String>::new());
     }
     // A monitor whose command was killed removes its container a moment later.
-    assert!(
-        eventually(|| docked.engine.containers().is_empty()),
-        "{:?}",
-        docked.engine.containers()
-    );
+    let gone = || {
+        let _ = records(&docked.machine);
+        docked.engine.containers().is_empty()
+    };
+    assert!(eventually(gone), "{:?}", docked.engine.containers());
     docked.nothing_is_left();
 }
 

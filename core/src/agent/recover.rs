@@ -117,6 +117,7 @@ impl Agent {
             }
             hit(Point::RecoverSweeps);
             match clear(&folder, &id, &self.settings.state).await {
+                Ok(()) if folder.is_late() => {}
                 Ok(()) => folder.remove(),
                 Err(error) => tracing::warn!("{}: {error}", folder.path.display()),
             }
@@ -183,7 +184,7 @@ impl Agent {
                 Ok::<_, AgentError>(())
             })?;
             hit(Point::RecoverForgotten);
-            folder.remove();
+            folder.leave();
             return Ok(());
         }
         let exit = exit.unwrap_or_else(|| Exit {

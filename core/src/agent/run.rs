@@ -518,7 +518,7 @@ impl Agent {
         match undone.await {
             Ok(()) => {
                 hit(Point::UndoForgotten);
-                folder.remove();
+                folder.leave();
                 true
             }
             Err(error) => {

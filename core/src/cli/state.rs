@@ -59,7 +59,7 @@ async fn check(global: &Global) -> Result<u8, Failure> {
     if let Ok(entries) = std::fs::read_dir(state.join("workloads")) {
         for entry in entries.filter_map(Result::ok) {
             let id = entry.file_name().to_string_lossy().into_owned();
-            if !records.iter().any(|r| r.id == id) {
+            if !records.iter().any(|r| r.id == id) && !Folder::new(&state, &id).is_late() {
                 found.push(format!("{} belongs to no record", entry.path().display()));
             }
         }

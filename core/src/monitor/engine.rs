@@ -76,7 +76,14 @@ async fn try_make(folder: &Folder, container: &Container, on: &OnEngine) -> Resu
     let gate = gate(folder).map_err(|e| format!("its gate cannot be made: {e}"))?;
     let body = folder.body().map_err(|e| e.to_string())?;
     let handle = on.handle(&container.id);
-    handle.create(body).await.map_err(|e| e.to_string())?;
+    let made = handle.create(body).await;
+    if !made
+        .as_ref()
+        .is_err_and(docker::EngineError::is_unavailable)
+    {
+        folder.answered();
+    }
+    made.map_err(|e| e.to_string())?;
     // Docker puts folders in the place of such links itself.
     if on.kind == Kind::Podman {
         handle.check_root().await.map_err(|e| e.to_string())?;

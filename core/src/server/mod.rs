@@ -11,7 +11,7 @@
 //! * `feed`: what happened; `metrics`: what is counted;
 //!
 //! Operations that take or free something run on threads of their own
-//! ([`Server::work`]): the state machine waits for processes and for the disk.
+//! (`Server::work`): the state machine waits for processes and for the disk.
 //! Those threads never end: a plugin host dies with the thread that started
 //! it (`PR_SET_PDEATHSIG`, prctl(2)).
 

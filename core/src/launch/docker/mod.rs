@@ -29,11 +29,19 @@ pub(crate) use image::fetch;
 pub use image::{Image, Progress};
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bollard::models::ContainerCreateBody;
 
 use super::{By, Container, Folder, Job, LaunchError};
 use crate::model::{Edits, Record};
+
+/// The file of what an engine is asked to make; there until it has answered.
+const BODY: &str = "create.json";
+/// The mark of a container that may come late.
+const LATE_MARK: &str = "late";
+/// How long an engine may take to make a container for somebody who is gone.
+const LATE: Duration = Duration::from_secs(60);
 
 /// What is known of a job for an engine before anything is taken.
 #[derive(Debug)]
@@ -105,13 +113,40 @@ impl Folder {
             .map_err(LaunchError::file("cannot write", &path))
     }
 
+    /// Removes everything of a workload that never ran; but where an engine was
+    /// asked for its container and nobody heard the answer, a mark stays: the
+    /// container may come late, and is removed by whoever finds the mark.
+    pub(crate) fn leave(&self) {
+        if !self.path.join(BODY).exists() {
+            return self.remove();
+        }
+        self.tidy();
+        for name in ["record.json", "exit.json"] {
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
+        // Without the mark it is removed by the next who comes.
+        let _ = std::fs::File::create(self.path.join(LATE_MARK));
+    }
+
+    /// May its container still come?
+    pub(crate) fn is_late(&self) -> bool {
+        let mark = std::fs::metadata(self.path.join(LATE_MARK));
+        mark.and_then(|m| m.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age < LATE))
+    }
+
+    /// Notes that the engine's answer was heard: nothing comes late.
+    pub(crate) fn answered(&self) {
+        let _ = std::fs::remove_file(self.path.join(BODY));
+    }
+
     /// What the engine is asked to make.
     pub(crate) fn body(&self) -> Result<ContainerCreateBody, LaunchError> {
-        self.read("create.json")
+        self.read(BODY)
     }
 
     fn save_body(&self, body: &ContainerCreateBody) -> Result<(), LaunchError> {
-        self.write("create.json", body)
+        self.write(BODY, body)
     }
 }
 

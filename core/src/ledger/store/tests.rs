@@ -68,7 +68,7 @@ fn a_refused_decision_writes_nothing() {
 
 #[test]
 fn transactions_of_many_threads_see_each_other() {
-    three_of_eight(|dir| Ledger::new(dir));
+    three_of_eight(Ledger::new);
 }
 
 #[test]
