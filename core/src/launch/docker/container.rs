@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::container::LogOutput;
@@ -20,6 +21,10 @@ use tokio::io::AsyncWrite;
 use super::engine::{Kind, client};
 use super::error::EngineError;
 use crate::launch::LaunchError;
+
+/// How often a terminal's size is set, until it is, and how long between.
+const RESIZES: u32 = 10;
+const RESIZE_AGAIN: Duration = Duration::from_millis(20);
 
 /// A container's output, as it comes.
 pub(crate) type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>;
@@ -322,10 +327,15 @@ impl Handle {
 
     /// Sets the size of another command's terminal.
     pub(crate) async fn exec_resize(&self, id: &str, width: u16, height: u16) {
-        // A wrong size is ugly, not wrong.
-        if let Ok(client) = self.client() {
+        // An engine that was just asked to start it may not know it yet. A wrong
+        // size is ugly, not wrong.
+        for _ in 0..RESIZES {
+            let Ok(client) = self.client() else { return };
             let size = ResizeExecOptions { height, width };
-            let _ = client.resize_exec(id, size).await;
+            if client.resize_exec(id, size).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(RESIZE_AGAIN).await;
         }
     }
 }
