@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use divvy::agent::{AllocateRequest, Devices, RunRequest, Workloads};
+use divvy::agent::{AllocateRequest, Devices, RunRequest};
 use divvy::api::{Created, Version};
-use divvy::model::{Amount, Record, Request};
+use divvy::model::{Record, Request};
 use divvy_tests::rootfs::{nothing_is_left, record};
 use divvy_tests::{Machine, eventually, requires};
 use serde_json::Value;
@@ -529,93 +529,6 @@ fn what_it_cannot_read_it_refuses_with_the_remedy() {
         .run()
         .exits(125)
         .complains("[needs_agent]");
-    agent.end().succeeds();
-    nothing_is_left(&machine);
-}
-
-/// Many at once, of every kind: at no instant is more held than there is, as
-/// the events of the whole history say.
-#[test]
-fn many_clients_never_get_more_than_there_is() {
-    requires!(root);
-    let machine = machine();
-    let agent = machine.agent("");
-    let processors = fs::read_to_string("/proc/cpuinfo")
-        .unwrap()
-        .matches("processor\t")
-        .count();
-    let total = Amount::from_units(processors as u64);
-    let clients: Vec<_> = (0..32)
-        .map(|n| {
-            let client = agent.client();
-            std::thread::spawn(move || {
-                block(async {
-                    let (mut got, mut refused) = (0, 0);
-                    for round in 0..12 {
-                        let amount = ["0.05", "0.1", "0.25"][(n + round) % 3];
-                        let request = AllocateRequest {
-                            resources: Request::of(&[("cpu", amount), ("mem", "8MiB")]).unwrap(),
-                            ..AllocateRequest::default()
-                        };
-                        match client
-                            .post::<Record>("/v1/allocations", Some(&request))
-                            .await
-                        {
-                            Ok(record) => {
-                                got += 1;
-                                let _: Devices = client.get("/v1/devices").await.unwrap();
-                                let path = format!("/v1/workloads/{}?force=true", record.id);
-                                let _: Value = client.delete(&path).await.unwrap();
-                            }
-                            Err(error) => {
-                                assert!(
-                                    ["insufficient", "fragmented"].contains(&error.code()),
-                                    "{error}"
-                                );
-                                refused += 1;
-                            }
-                        }
-                        let _: Workloads = client.get("/v1/workloads").await.unwrap();
-                    }
-                    (got, refused)
-                })
-            })
-        })
-        .collect();
-    // Beside them somebody looks, through the ledger itself.
-    let mut looks = 0;
-    while !clients.iter().all(std::thread::JoinHandle::is_finished) {
-        let dump = machine
-            .divvy("--socket none state dump")
-            .run()
-            .succeeds()
-            .json();
-        let held: Amount = dump["records"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .flat_map(|r| r["slices"].as_array().unwrap())
-            .filter(|s| s["slot"] == "cpu")
-            .map(|s| s["amount"].as_str().unwrap().parse::<Amount>().unwrap())
-            .sum();
-        assert!(held <= total, "{held} of {total} cores are held");
-        looks += 1;
-    }
-    let (mut got, mut refused) = (0, 0);
-    for client in clients {
-        let (g, r) = client.join().unwrap();
-        got += g;
-        refused += r;
-    }
-    assert!(
-        got > 50 && refused > 0 && looks > 3,
-        "{got} got, {refused} refused, {looks} looks"
-    );
-    let page = machine.divvy("devices").run().succeeds();
-    assert!(
-        !page.stdout.contains("w-"),
-        "something is still held\n{page}"
-    );
     agent.end().succeeds();
     nothing_is_left(&machine);
 }
