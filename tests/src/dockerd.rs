@@ -289,19 +289,15 @@ impl Docked {
     #[must_use]
     pub fn on(engine: Dockerd) -> Self {
         engine.image(&serde_json::json!({}), |_| {});
-        Self {
-            machine: rootfs::machine(),
-            engine,
-        }
+        let mut machine = rootfs::machine();
+        machine.use_engine(engine.socket());
+        Self { machine, engine }
     }
 
     /// A command on the machine, which uses the engine.
     #[must_use]
     pub fn divvy(&self, words: &str) -> Divvy {
-        let socket = self.engine.socket().display().to_string();
-        self.machine
-            .divvy(words)
-            .env("DIVVY_DOCKER_SOCKET", &socket)
+        self.machine.divvy(words)
     }
 
     /// `divvy run OPTIONS app:1 sh -c SCRIPT`, small unless the options say

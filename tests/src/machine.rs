@@ -18,6 +18,8 @@ use crate::command::{Divvy, Output, Running};
 #[derive(Debug)]
 pub struct Machine {
     folder: TempDir,
+    /// The socket of the container engine that its commands use.
+    engine: Option<PathBuf>,
 }
 
 impl Machine {
@@ -32,6 +34,7 @@ impl Machine {
             .tempdir_in("/tmp");
         let machine = Self {
             folder: folder.expect("a folder in /tmp"),
+            engine: None,
         };
         set_mode(machine.folder.path(), 0o755);
         fs::write(machine.config(), "").expect("a file");
@@ -140,6 +143,11 @@ impl Machine {
         Divvy::new(command).folder(home)
     }
 
+    /// Has all its commands use this container engine.
+    pub fn use_engine(&mut self, socket: PathBuf) {
+        self.engine = Some(socket);
+    }
+
     /// Its state folder.
     #[must_use]
     pub fn state(&self) -> PathBuf {
@@ -181,6 +189,9 @@ impl Machine {
             command.env_remove(variable);
         }
         command.env("DIVVY_CONFIG", self.config());
+        if let Some(socket) = &self.engine {
+            command.env("DIVVY_DOCKER_SOCKET", socket);
+        }
         command
     }
 

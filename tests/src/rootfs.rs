@@ -42,35 +42,46 @@ pub fn work(machine: &Machine) -> PathBuf {
     machine.path().join("work")
 }
 
+/// In place of an OCI runtime: the machine's container engine, which has the
+/// image `app:1`.
+pub const ENGINE: &str = "docker";
+
 /// `divvy run` of a small job in the machine's work folder: more options and
 /// the command come behind it.
 #[must_use]
 pub fn job(machine: &Machine, runtime: &str, options: &str) -> Divvy {
     let asks = |what: &str| options.split([' ', '=']).any(|word| word == what);
-    let mut words = vec![runtime];
+    let here = work(machine).display().to_string();
+    let volume = format!("{here}:{here}");
+    let mut words = match runtime {
+        ENGINE => vec!["--launcher", ENGINE, "-v", &volume, "-w", &here],
+        runtime => vec!["--runtime", runtime],
+    };
     words.extend((!asks("--cpu")).then_some("--cpu=0.25"));
     words.extend((!asks("--mem")).then_some("--mem=64MiB"));
     words.extend(options.split_whitespace());
-    machine
-        .divvy("run --runtime")
-        .args(words)
-        .folder(work(machine))
+    machine.divvy("run").args(words).folder(work(machine))
 }
 
 /// Runs a shell script on the host's root, to its end.
 #[track_caller]
 #[must_use]
 pub fn sh(machine: &Machine, runtime: &str, options: &str, script: &str) -> Output {
-    job(machine, runtime, options)
-        .args(["--", "sh", "-c", script])
-        .run()
+    script_of(machine, runtime, options, script).run()
+}
+
+/// A shell script on the host's root, or in the engine's image.
+#[must_use]
+pub fn script_of(machine: &Machine, runtime: &str, options: &str, script: &str) -> Divvy {
+    let first = if runtime == ENGINE { "app:1" } else { "--" };
+    job(machine, runtime, options).args([first, "sh", "-c", script])
 }
 
 /// Starts a shell script in the background, under a name.
 #[track_caller]
 pub fn start(machine: &Machine, runtime: &str, name: &str, options: &str, script: &str) {
-    let job = job(machine, runtime, &format!("-d --name {name} {options}"));
-    job.args(["--", "sh", "-c", script]).run().succeeds();
+    let options = format!("-d --name {name} {options}");
+    sh(machine, runtime, &options, script).succeeds();
 }
 
 /// The executable under test, for what the harness has no verb for.

@@ -19,7 +19,7 @@ use divvy::model::{Amount, Record, State};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::rootfs::{cgroups, ids, job, leftovers, processes};
+use crate::rootfs::{ENGINE, cgroups, ids, leftovers, processes, script_of, sh};
 use crate::state::{Witness, audit, snapshot, start_time, sums};
 use crate::{Machine, Output};
 
@@ -47,14 +47,24 @@ pub struct Plan {
     pub kills: u32,
     /// Who may be killed; the more often named, the likelier.
     pub victims: Vec<Victim>,
-    /// The OCI runtimes that jobs are started with, by turns.
+    /// The OCI runtimes, or [`ENGINE`](crate::rootfs::ENGINE), that jobs are
+    /// started with, by turns.
     pub runtimes: Vec<&'static str>,
-    /// More options of every `run`: a launcher, say.
-    pub options: String,
     /// How many people use the machine at once.
     pub people: u64,
     /// The mean time between two kills.
     pub pause: Duration,
+}
+
+impl Plan {
+    /// Has the machine's container engine run everything; no OCI runtime is
+    /// called then.
+    pub fn on_an_engine(&mut self) {
+        self.runtimes = vec![ENGINE];
+        self.victims.retain(|v| *v != Victim::Runtime);
+        // An engine takes its time.
+        self.pause *= 3;
+    }
 }
 
 /// What was done.
@@ -143,8 +153,8 @@ pub fn soak(machine: &Machine, plan: &Plan) -> Report {
         .runtimes
         .iter()
         .map(|runtime| {
-            let options = format!("--cpu 0.25 --mem 32MiB {}", plan.options);
-            Witness::start(machine, runtime, &format!("witness-{runtime}"), &options)
+            let options = "--cpu 0.25 --mem 32MiB";
+            Witness::start(machine, runtime, &format!("witness-{runtime}"), options)
         })
         .collect();
     let shared = Shared {
@@ -373,12 +383,9 @@ impl<'a> Person<'a> {
         let way = self.dice.pick(&ways).copied().unwrap_or("-d");
         // In the foreground, one that lasts would never come back.
         let way = if lasts { "-d" } else { way };
-        let options = format!(
-            "{way} --name {name} --cpu {cpu} --mem 32MiB {}",
-            plan.options
-        );
-        let job = job(self.shared.machine, runtime, &options);
-        let output = self.wait("run", job.args(["--", "sh", "-c", script]));
+        let options = format!("{way} --name {name} --cpu {cpu} --mem 32MiB");
+        let job = script_of(self.shared.machine, runtime, &options, script);
+        let output = self.wait("run", job);
         if lasts && output.code == 0 {
             lock(&self.shared.lasting).insert(name.clone());
         }
@@ -608,10 +615,7 @@ fn all_is_given_back(shared: &Shared<'_>, witnesses: &[Witness], watch: &Watch<'
         .count();
     // A quarter each of the witnesses, of which four share a core.
     let rest = format!("--cpu {} --rm", cores - witnesses.len().div_ceil(4));
-    let _ = job(machine, shared.plan.runtimes[0], &rest)
-        .args(["--", "true"])
-        .run()
-        .succeeds();
+    let _ = sh(machine, shared.plan.runtimes[0], &rest, "true").succeeds();
     for witness in witnesses {
         witness.is_untouched();
     }

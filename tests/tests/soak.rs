@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use divvy::agent::{Agent, Settings};
 use divvy::model::State;
+use divvy_tests::dockerd::Docked;
 use divvy_tests::rootfs::{kill, machine, monitors, program, runtimes, start};
 use divvy_tests::soak::{Plan, Victim, soak};
 use divvy_tests::state::snapshot;
@@ -32,9 +33,6 @@ fn plan(kills: u32) -> Plan {
             Agent, Agent,
         ],
         runtimes: runtimes(),
-        options: std::env::var("DIVVY_SOAK_LAUNCHER")
-            .map(|launcher| format!("--launcher {launcher}"))
-            .unwrap_or_default(),
         people: 3,
         pause: Duration::from_millis(120),
     }
@@ -60,8 +58,15 @@ fn two_hundred_random_kills_under_load_lose_no_slice_and_disturb_no_job() {
 #[ignore = "long; `cargo xtask soak` runs it"]
 fn as_many_random_kills_as_asked_for() {
     let kills = u32::try_from(number("DIVVY_SOAK_KILLS", 1000)).unwrap();
-    let machine = machine();
-    let report = soak(&machine, &plan(kills));
+    let mut plan = plan(kills);
+    let report = match std::env::var("DIVVY_SOAK_LAUNCHER").as_deref() {
+        Ok("docker") => {
+            requires!(dockerd);
+            plan.on_an_engine();
+            soak(&Docked::new().machine, &plan)
+        }
+        _ => soak(&machine(), &plan),
+    };
     println!("{report}");
     assert_eq!(report.kills.values().sum::<u32>(), kills);
 }
