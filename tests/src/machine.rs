@@ -327,10 +327,10 @@ pub(crate) fn kill(pid: u32) {
     let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
 }
 
-/// Waits until something is so, at most five seconds; says whether it was.
+/// Waits until something is so, at most ten seconds; says whether it was.
 #[must_use]
 pub fn eventually(mut so: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(10);
     loop {
         if so() {
             return true;

@@ -241,10 +241,10 @@ pub fn kill(pid: u32) {
     let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
 }
 
-/// What workloads of these ids have left on the machine: cgroups, mounts,
-/// processes, plugin hosts, files beyond each record and log.
+/// What a workload that is over has left: cgroups, the runtime's notes, files
+/// beyond its record and log.
 #[must_use]
-pub fn leftovers(machine: &Machine, ids: &BTreeSet<String>) -> Vec<String> {
+pub fn untidy(machine: &Machine, id: &str) -> Vec<String> {
     const KEPT: [&str; 9] = [
         "record.json",
         "log.jsonl",
@@ -257,31 +257,33 @@ pub fn leftovers(machine: &Machine, ids: &BTreeSet<String>) -> Vec<String> {
         "late",
         "lock",
     ];
-    let here = machine.path().display().to_string();
-    let mut found = Vec::new();
-    for id in ids {
-        found.extend(
-            cgroups(id)
-                .into_iter()
-                .map(|p| format!("cgroup {}", p.display())),
-        );
-        let folder = machine.state().join("workloads").join(id);
-        for entry in fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok)
-        {
-            if !KEPT.contains(&&*entry.file_name().to_string_lossy()) {
-                found.push(format!("file {}", entry.path().display()));
-            }
+    let cgroups = cgroups(id).into_iter();
+    let mut found: Vec<String> = cgroups.map(|p| format!("cgroup {}", p.display())).collect();
+    let folder = machine.state().join("workloads").join(id);
+    for entry in fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+    {
+        if !KEPT.contains(&&*entry.file_name().to_string_lossy()) {
+            found.push(format!("file {}", entry.path().display()));
         }
-        let runtime = machine.state().join("runtime").join(id);
-        found.extend(
-            runtime
-                .exists()
-                .then(|| format!("file {}", runtime.display())),
-        );
     }
+    let runtime = machine.state().join("runtime").join(id);
+    found.extend(
+        runtime
+            .exists()
+            .then(|| format!("file {}", runtime.display())),
+    );
+    found
+}
+
+/// What workloads of these ids have left on the machine: cgroups, mounts,
+/// processes, plugin hosts, files beyond each record and log.
+#[must_use]
+pub fn leftovers(machine: &Machine, ids: &BTreeSet<String>) -> Vec<String> {
+    let here = machine.path().display().to_string();
+    let mut found: Vec<String> = ids.iter().flat_map(|id| untidy(machine, id)).collect();
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc");
     found.extend(
         mounts

@@ -258,7 +258,12 @@ fn keep_an_agent(shared: &Shared<'_>) {
             };
             poll(&mut fds, Some(&pause)).is_ok_and(|n| n > 0)
         };
-        while !ended() && !shared.over.load(Ordering::Relaxed) {}
+        loop {
+            // Each look waits a little.
+            if ended() || shared.over.load(Ordering::Relaxed) {
+                break;
+            }
+        }
         *lock(&shared.agent) = None;
         running.kill();
         thread::sleep(Duration::from_millis(700));

@@ -14,7 +14,7 @@ use std::thread;
 
 use divvy::failpoint::Point;
 use divvy_tests::rootfs::{
-    cgroups, ids, job, kill, monitors, processes, record, records, sh, start, text, work,
+    cgroups, ids, job, kill, monitors, processes, record, records, sh, start, text, untidy, work,
 };
 use divvy_tests::state::{Witness, audit};
 use divvy_tests::{Machine, eventually, needs, requires};
@@ -346,12 +346,25 @@ impl Place {
         if after == After::Runs {
             let victim = record(machine, "v");
             let pid = victim["pid"].as_u64().unwrap();
-            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-            assert!(line.starts_with("/dev/divvy-init"), "{armed}: it is {line}");
+            let mut line = String::new();
+            // It was let go; on a busy machine it may not be there yet.
+            let runs = eventually(|| {
+                line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.starts_with("/dev/divvy-init")
+            });
+            assert!(runs, "{armed}: it is {line:?}");
             assert!(
                 eventually(|| monitors(machine).len() == 2),
                 "{armed}: it has a monitor"
             );
+        }
+        if let Some(over) = records(machine).iter().find(|r| r["state"] == "exited") {
+            let mut left = Vec::new();
+            let tidy = eventually(|| {
+                left = untidy(machine, text(&over["id"]));
+                left.is_empty()
+            });
+            assert!(tidy, "{armed}: it left {left:#?}");
         }
         let cleared = eventually(|| {
             let left = records(machine).iter().any(|r| r["name"] == "v");

@@ -98,8 +98,9 @@ fn a_job_that_is_started_after_its_monitor_died_is_followed() {
     output.exits(125);
     let now = record(&machine, "w");
     assert_eq!(text(&now["state"]), "running", "{now:#}");
-    let line = fs::read_to_string(format!("/proc/{}/cmdline", now["pid"])).unwrap();
-    assert!(line.starts_with("/dev/divvy-init"), "it runs: {line}");
+    let line = || fs::read_to_string(format!("/proc/{}/cmdline", now["pid"])).unwrap();
+    let runs = eventually(|| line().starts_with("/dev/divvy-init"));
+    assert!(runs, "it is {:?}", line());
     assert_eq!(monitors(&machine).len(), 1, "it is followed");
     audit(&machine);
     machine.divvy("stop -t 0 w").run().succeeds();

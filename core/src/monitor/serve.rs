@@ -76,13 +76,14 @@ async fn client(stream: UnixStream, workload: Arc<Workload>) {
 }
 
 /// Shows a client the workload's output from now on, and its end; `joined` is
-/// called once it misses nothing.
+/// called once it will miss nothing, and before it is told so: whoever asked for
+/// a stop may be gone, and meant it.
 async fn watch(mut to: OwnedWriteHalf, workload: &Workload, joined: impl FnOnce()) {
     let mut events = workload.hub.join().await;
+    joined();
     if send(&mut to, &Event::Joined).await.is_err() {
         return;
     }
-    joined();
     while let Some(event) = events.recv().await {
         let Ok(frame) = frames::frame(&event) else {
             return;
