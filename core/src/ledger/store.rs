@@ -407,8 +407,12 @@ impl Ledger {
         let path = self.path();
         let io = |e| LedgerError::Io(path.clone(), e);
         let file = private(&path).map_err(io)?;
-        let new = file.metadata().map_err(io)?.len() == 0;
         let known = lock.metadata().map_err(io)?.len() != 0;
+        if !known && half_made(&file).map_err(io)? {
+            // Whoever made it was killed; nothing was ever written to it.
+            file.set_len(0).map_err(io)?;
+        }
+        let new = file.metadata().map_err(io)?.len() == 0;
         if new && (known || self.has_copies()) {
             return Err(LedgerError::Lost(path));
         }
@@ -526,6 +530,19 @@ fn private(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(path)
+}
+
+/// Is this what redb leaves when it is killed while it makes a file? The first
+/// bytes, by which it knows its own, come last.
+fn half_made(file: &File) -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut first = [0; 9];
+    match file.read_exact_at(&mut first, 0) {
+        Ok(()) => Ok(first == [0; 9]),
+        // Too short to be anything.
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(file.metadata()?.len() > 0),
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(test)]

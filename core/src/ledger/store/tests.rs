@@ -67,6 +67,26 @@ fn a_refused_decision_writes_nothing() {
 }
 
 #[test]
+fn a_ledger_whose_maker_was_killed_is_made_again() {
+    for left in [vec![0; 4096], vec![0; 3]] {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(dir.path());
+        std::fs::write(ledger.path(), left).unwrap();
+        assert_eq!(ledger.records().unwrap(), vec![]);
+        ledger
+            .transact(|t| {
+                t.put(record("a"));
+                Ok::<_, LedgerError>(())
+            })
+            .unwrap();
+        assert_eq!(ledger.records().unwrap().len(), 1);
+        // One that was once there is another matter.
+        std::fs::write(ledger.path(), vec![0; 4096]).unwrap();
+        assert!(ledger.records().is_err());
+    }
+}
+
+#[test]
 fn transactions_of_many_threads_see_each_other() {
     three_of_eight(Ledger::new);
 }
