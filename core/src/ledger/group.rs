@@ -7,13 +7,13 @@
 //! return. Nobody returns before the disk has it, refusals included: they were
 //! made from what the batch wrote.
 //!
-//! The file is open, and its lock held, only while a batch is: commands
-//! without an agent get their turn between two batches.
+//! While more of them wait, the file stays open for the next batch, and its lock
+//! held, but not for long: commands without an agent get their turn.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::store::{Ledger, LedgerError, Open, Transaction};
 use crate::model::Record;
@@ -23,16 +23,28 @@ use crate::model::Record;
 const LARGEST: usize = 256;
 /// How long a leader waits for those who queue; they notify it.
 const LOOK: Duration = Duration::from_millis(1);
+/// How long the file stays open while there is more to do.
+const TENURE: Duration = Duration::from_millis(50);
+/// How long it is left to others then. Whoever waits for it looks at least every
+/// 10 ms.
+const TURN: Duration = Duration::from_millis(4);
 
 /// What the threads of one process share of a ledger.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// Callers that wait for their turn to decide.
     queued: AtomicUsize,
-    batch: Mutex<Option<Batch>>,
+    shared: Mutex<Shared>,
     joined: Condvar,
-    committed: Condvar,
     mirror: Mutex<Option<Mirror>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The batch that callers may join.
+    batch: Option<Batch>,
+    /// The file between two batches, and since when it is open.
+    open: Option<(Open, Instant)>,
 }
 
 /// The records as of one generation of the file.
@@ -45,8 +57,37 @@ struct Mirror {
 #[derive(Debug)]
 struct Batch {
     open: Open,
+    since: Instant,
     members: usize,
-    outcome: Arc<OnceLock<Result<(), LedgerError>>>,
+    outcome: Arc<Outcome>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+struct Outcome {
+    result: Mutex<Option<Result<(), LedgerError>>>,
+    told: Condvar,
+}
+
+impl Outcome {
+    fn tell(&self, result: Result<(), LedgerError>) {
+        *lock(&self.result) = Some(result);
+        self.told.notify_all();
+    }
+
+    fn wait(&self) -> Result<(), LedgerError> {
+        let mut result = lock(&self.result);
+        loop {
+            match &*result {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(error)) => return Err(error.copy()),
+                None => {
+                    let waited = self.told.wait(result);
+                    result = waited.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
 }
 
 impl Group {
@@ -57,16 +98,24 @@ impl Group {
         decide: impl FnOnce(&mut Transaction) -> Result<T, E>,
     ) -> Result<T, E> {
         self.queued.fetch_add(1, Ordering::SeqCst);
-        let mut slot = lock(&self.batch);
-        self.queued.fetch_sub(1, Ordering::SeqCst);
-        let leads = slot.is_none();
-        let batch = match &mut *slot {
-            Some(batch) => batch,
-            none => none.insert(Batch {
-                open: ledger.begin()?,
+        let mut shared = lock(&self.shared);
+        let waiting = self.queued.fetch_sub(1, Ordering::SeqCst) - 1;
+        let leads = shared.batch.is_none();
+        if leads {
+            let (open, since) = match shared.open.take() {
+                Some(open) => open,
+                None => (ledger.begin()?, Instant::now()),
+            };
+            shared.batch = Some(Batch {
+                open,
+                since,
                 members: 0,
                 outcome: Arc::default(),
-            }),
+            });
+        }
+        let Some(batch) = &mut shared.batch else {
+            // It was made just now.
+            return Err(LedgerError::Locked(ledger.path()).into());
         };
         batch.members += 1;
         let outcome = Arc::clone(&batch.outcome);
@@ -77,42 +126,46 @@ impl Group {
         if !matches!(decided, Ok(Ok(_))) {
             transaction.roll_back(mark);
         }
-        self.joined.notify_one();
         if leads {
-            self.lead(ledger, slot, &outcome);
+            self.lead(ledger, shared);
         } else {
-            while outcome.get().is_none() {
-                slot = self
-                    .committed
-                    .wait(slot)
-                    .unwrap_or_else(PoisonError::into_inner);
+            drop(shared);
+            if waiting == 0 {
+                self.joined.notify_one();
             }
         }
+        let committed = outcome.wait();
         let value = decided.unwrap_or_else(|panic| resume_unwind(panic))?;
-        match outcome.get() {
-            Some(Err(error)) => Err(error.copy().into()),
-            _ => Ok(value),
-        }
+        committed?;
+        Ok(value)
     }
 
     /// Lets those who queue join, then commits for all.
-    fn lead(
-        &self,
-        ledger: &Ledger,
-        mut slot: MutexGuard<'_, Option<Batch>>,
-        outcome: &OnceLock<Result<(), LedgerError>>,
-    ) {
-        while self.queued.load(Ordering::SeqCst) > 0
-            && slot.as_ref().is_some_and(|b| b.members < LARGEST)
-        {
-            let waited = self.joined.wait_timeout(slot, LOOK);
-            slot = waited.unwrap_or_else(PoisonError::into_inner).0;
+    fn lead(&self, ledger: &Ledger, mut shared: MutexGuard<'_, Shared>) {
+        let may_join = |shared: &Shared| {
+            let members = shared.batch.as_ref().map_or(LARGEST, |b| b.members);
+            self.queued.load(Ordering::SeqCst) > 0 && members < LARGEST
+        };
+        while may_join(&shared) {
+            let waited = self.joined.wait_timeout(shared, LOOK);
+            shared = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        if let Some(batch) = slot.take() {
-            let _ = outcome.set(ledger.commit(batch.open));
+        let Some(mut batch) = shared.batch.take() else {
+            return;
+        };
+        let result = ledger.commit(&mut batch.open);
+        let good = result.is_ok();
+        batch.outcome.tell(result);
+        // Whoever waits for the lock here takes the file over: none is left open.
+        if !good || self.queued.load(Ordering::SeqCst) == 0 {
+            return;
         }
-        drop(slot);
-        self.committed.notify_all();
+        if batch.since.elapsed() < TENURE {
+            shared.open = Some((batch.open, batch.since));
+        } else {
+            drop(batch);
+            std::thread::sleep(TURN);
+        }
     }
 
     /// All records: those of the last look while the file is the same.

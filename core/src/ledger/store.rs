@@ -238,7 +238,7 @@ impl Ledger {
         }
         let mut open = self.begin()?;
         let value = decide(&mut open.transaction)?;
-        self.commit(open)?;
+        self.commit(&mut open)?;
         Ok(value)
     }
 
@@ -260,10 +260,11 @@ impl Ledger {
         })
     }
 
-    /// Writes what was changed, if anything was, and lets go of it.
-    pub(super) fn commit(&self, open: Open) -> Result<(), LedgerError> {
+    /// Writes what was changed, if anything was.
+    pub(super) fn commit(&self, open: &mut Open) -> Result<(), LedgerError> {
         hit(Point::LedgerDecided);
-        let changed = &open.transaction.changed;
+        let changed = std::mem::take(&mut open.transaction.changed);
+        open.transaction.undo.clear();
         if changed.is_empty() {
             return Ok(());
         }
@@ -271,7 +272,7 @@ impl Ledger {
         // commit without one would go unseen.
         self.next_generation(&open.lock)
             .map_err(|e| LedgerError::Io(self.folder.join(LOCK), e))?;
-        self.guarded(|| self.write(&open.db, changed))
+        self.guarded(|| self.write(&open.db, &changed))
     }
 
     fn next_generation(&self, lock: &File) -> io::Result<()> {
