@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -225,27 +226,28 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     }
     hit(Point::MonitorNoted);
     // Its process is gone; what is left is the launcher's bookkeeping.
-    let (deleted, settled) = futures_util::join!(
-        async {
-            let deleted = match container.delete().await {
-                Ok(()) => Ok(()),
-                Err(_) => launch::clear(&container).await,
-            };
-            hit(Point::MonitorDeleted);
-            launch::disassemble(folder);
-            hit(Point::MonitorDisassembled);
-            deleted
-        },
-        agent::settle(
-            &settings.state,
-            &settings.plugins,
-            &container.id,
-            exit.clone(),
-        )
-    );
-    if let Err(error) = &deleted {
-        eprintln!("{error}");
-    }
+    let mut deletion = std::pin::pin!(async {
+        let deleted = match container.delete().await {
+            Ok(()) => Ok(()),
+            Err(_) => launch::clear(&container).await,
+        };
+        hit(Point::MonitorDeleted);
+        launch::disassemble(folder);
+        hit(Point::MonitorDisassembled);
+        deleted
+    });
+    let settling = std::pin::pin!(agent::settle(
+        &settings.state,
+        &settings.plugins,
+        &container.id,
+        exit.clone(),
+    ));
+    // An engine takes its time to remove what holds nothing any more: nobody
+    // waits for that.
+    let (early, settled) = match select(&mut deletion, settling).await {
+        Either::Left((deleted, settling)) => (Some(deleted), settling.await),
+        Either::Right((settled, _)) => (None, settled),
+    };
     if let Err(error) = settled {
         eprintln!("{error}");
     }
@@ -253,6 +255,13 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     // Only now: whoever waits for the end may count on the slices being free.
     made.hub.finish(Event::Exit(Box::new(exit))).await;
     hit(Point::MonitorTold);
+    let deleted = match early {
+        Some(deleted) => deleted,
+        None => deletion.await,
+    };
+    if let Err(error) = &deleted {
+        eprintln!("{error}");
+    }
     server.abort();
     let clients = std::mem::take(&mut *clients.lock().await);
     for client in clients {
