@@ -88,14 +88,18 @@ impl Agent {
             }
         };
         let held = async {
-            folder.save_record(&record)?;
             record.edits = self.prepare(&record, &inventory).await?;
             merge(&record.edits)?;
             record.state = State::Running;
             folder.save_record(&record)?;
-            self.ledger.transact(|t| {
-                t.put(record.clone());
-                Ok::<_, AgentError>(())
+            self.ledger.transact(|t| match t.get(&record.id) {
+                Some(_) => {
+                    t.put(record.clone());
+                    Ok(())
+                }
+                // The ledger was rebuilt meanwhile, and what this holds may be
+                // another's.
+                None => Err(AgentError::IntentLost(record.name.clone())),
             })
         };
         match held.await {
@@ -113,7 +117,7 @@ impl Agent {
             t.remove(&record.id);
             Ok::<_, AgentError>(())
         })?;
-        self.folder(&record.id).remove();
+        self.folder(&record.id).remove_held();
         Ok(())
     }
 }
