@@ -47,7 +47,7 @@ pub struct Plan {
     pub kills: u32,
     /// Who may be killed; the more often named, the likelier.
     pub victims: Vec<Victim>,
-    /// The OCI runtimes, or [`ENGINE`](crate::rootfs::ENGINE), that jobs are
+    /// The OCI runtimes, or [`ENGINE`], that jobs are
     /// started with, by turns.
     pub runtimes: Vec<&'static str>,
     /// How many people use the machine at once.

@@ -167,7 +167,7 @@ impl Agent {
     /// # Errors
     /// There is none, or several.
     pub async fn find(&self, name: &str) -> Result<Record, AgentError> {
-        pick(self.workloads().await?, name)
+        pick(self.workloads().await?.iter(), name).cloned()
     }
 
     /// The folder of a workload.
@@ -212,12 +212,16 @@ impl Agent {
 ///
 /// # Errors
 /// There is none, or several.
-pub fn pick(mut records: Vec<Record>, name: &str) -> Result<Record, AgentError> {
-    if let Some(at) = records.iter().position(|r| r.name == name || r.id == name) {
-        return Ok(records.swap_remove(at));
+pub fn pick<'a>(
+    mut records: impl Iterator<Item = &'a Record> + Clone,
+    name: &str,
+) -> Result<&'a Record, AgentError> {
+    let is_it = |r: &&Record| r.name == name || r.id == name;
+    if let Some(record) = records.clone().find(is_it) {
+        return Ok(record);
     }
-    let begins = |r: &Record| name.len() >= 3 && r.id.starts_with(name);
-    let mut found = records.into_iter().filter(begins);
+    let begins = |r: &&Record| name.len() >= 3 && r.id.starts_with(name);
+    let mut found = records.by_ref().filter(begins);
     match (found.next(), found.next()) {
         (Some(record), None) => Ok(record),
         (None, _) => Err(AgentError::NoSuchWorkload(name.to_owned())),

@@ -25,7 +25,7 @@ impl Agent {
     /// # Errors
     /// The ledger.
     pub async fn recover(&self) -> Result<(), AgentError> {
-        let records = self.ledger.records()?;
+        let records = self.ledger.shared_records()?;
         self.sweep(&records).await?;
         self.plugins.set_held(&records);
         for some in records.chunks(AT_ONCE) {

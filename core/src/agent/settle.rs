@@ -1,6 +1,7 @@
 //! The way back: a container is gone, its slices become free.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use divvy_plugin::ReleaseRequest;
 
@@ -30,7 +31,7 @@ pub async fn settle(
     };
     // Started only now: a monitor has no host while its job runs.
     let plugins = Set::open(plugins)?;
-    plugins.set_held(&all);
+    plugins.set_held(&Arc::new(all));
     end(&ledger, &plugins, &Folder::new(state, id), record).await
 }
 

@@ -138,7 +138,7 @@ impl Divvy {
     /// # Errors
     /// There is none, or several.
     pub async fn workload(&self, name: &str) -> Result<Record, AgentError> {
-        pick(self.workloads().await?, name)
+        pick(self.workloads().await?.iter(), name).cloned()
     }
 
     /// Allocates, makes and proves a workload, which then waits for its

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use super::find::PluginFile;
 use super::process::{Broken, End, Process};
 use super::validate;
 use super::wire::{Answer, Op, Outcome};
+use crate::model::Record;
 use crate::sys::now_ms;
 
 /// Time for loading a file and reading its manifest.
@@ -121,6 +123,40 @@ pub enum Status {
     Stuck(String),
 }
 
+/// What is held, for hosts that are started anew: made into a request when one
+/// is, which is seldom, and not whenever something is taken.
+#[derive(Clone, Debug)]
+pub enum Holdings {
+    /// Just this.
+    Request(RestoreRequest),
+    /// What these records hold of the plugin.
+    Records(Arc<Vec<Record>>),
+}
+
+impl Default for Holdings {
+    fn default() -> Self {
+        Self::Request(RestoreRequest::default())
+    }
+}
+
+impl Holdings {
+    fn of(&self, plugin: &str) -> RestoreRequest {
+        let records = match self {
+            Self::Request(request) => return request.clone(),
+            Self::Records(records) => records,
+        };
+        let held = records.iter().filter(|r| r.holds());
+        let mine = held.map(|r| divvy_plugin::Held {
+            allocation: r.id.clone(),
+            slices: r.slices_of(plugin),
+            edits: r.edits.get(plugin).cloned().unwrap_or_default(),
+        });
+        RestoreRequest {
+            allocations: mine.filter(|held| !held.slices.is_empty()).collect(),
+        }
+    }
+}
+
 /// A plugin.
 #[derive(Debug)]
 pub struct Client {
@@ -129,7 +165,7 @@ pub struct Client {
     file: PluginFile,
     exe: PathBuf,
     open: OpenRequest,
-    restore: std::sync::Mutex<RestoreRequest>,
+    held: std::sync::Mutex<Holdings>,
     deadline: Duration,
     history: Option<PathBuf>,
     /// The host that answers.
@@ -186,7 +222,7 @@ impl Client {
             file,
             exe,
             open,
-            restore: std::sync::Mutex::default(),
+            held: std::sync::Mutex::default(),
             deadline,
             history,
             inner: Mutex::default(),
@@ -230,9 +266,9 @@ impl Client {
     }
 
     /// What every new host is told is held.
-    pub fn set_held(&self, held: RestoreRequest) {
+    pub fn set_held(&self, held: Holdings) {
         *self
-            .restore
+            .held
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = held;
     }
@@ -329,9 +365,12 @@ impl Client {
         request: &PrepareRequest,
         devices: &BTreeMap<&str, &Device>,
     ) -> Result<Edits, CallError> {
-        let manifest = self.manifest().await?;
-        let edits: Edits = self.call(Op::Prepare, request, self.deadline).await?;
-        let checked = validate::edits(&edits, &request.slices, devices, &manifest.reserved_env);
+        let with_reserved =
+            |edits: Edits, manifest: &Manifest| (edits, manifest.reserved_env.clone());
+        let (edits, reserved) = self
+            .call_then(Op::Prepare, request, self.deadline, with_reserved)
+            .await?;
+        let checked = validate::edits(&edits, &request.slices, devices, &reserved);
         self.believe(Op::Prepare, checked)?;
         Ok(edits)
     }
@@ -382,6 +421,19 @@ impl Client {
         argument: &(impl Serialize + Sync),
         deadline: Duration,
     ) -> Result<T, CallError> {
+        self.call_then(op, argument, deadline, |answer, _| answer)
+            .await
+    }
+
+    /// A call, and what is made of its answer with the manifest of the host that
+    /// gave it.
+    async fn call_then<T: DeserializeOwned, U>(
+        &self,
+        op: Op,
+        argument: &(impl Serialize + Sync),
+        deadline: Duration,
+        then: impl Fn(T, &Manifest) -> U,
+    ) -> Result<U, CallError> {
         let which = if op == Op::Watch {
             &self.watching
         } else {
@@ -389,8 +441,9 @@ impl Client {
         };
         let began = Instant::now();
         let answer = self
-            .with_host(which, async |host: &mut Process, _: &Manifest| {
-                self.exchange(host, op, argument, deadline).await
+            .with_host(which, async |host: &mut Process, manifest: &Manifest| {
+                let answer = self.exchange(host, op, argument, deadline).await?;
+                Ok(then(answer, manifest))
             })
             .await;
         let mut calls = self
@@ -499,10 +552,10 @@ impl Client {
             .exchange(host, Op::Open, &self.open, self.deadline)
             .await?;
         let held = self
-            .restore
+            .held
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone();
+            .of(&self.name);
         if !held.allocations.is_empty() {
             let _: () = self
                 .exchange(host, Op::Restore, &held, self.deadline)

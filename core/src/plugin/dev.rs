@@ -19,7 +19,7 @@ use tracing::subscriber::NoSubscriber;
 
 use super::check::bench::{Bench, Checked, Host, Stop};
 use super::check::{Exchange, Interrupts, Subject};
-use super::client::{CallError, Client};
+use super::client::{CallError, Client, Holdings};
 use super::find::PluginFile;
 use super::validate;
 use super::wire::Op;
@@ -233,7 +233,7 @@ impl Drill {
         let client = self.client(bench)?;
         let devices = self.devices();
         let edits = answer(client.prepare(&self.request, &devices).await)?;
-        client.set_held(held(&self.request, &edits));
+        client.set_held(Holdings::Request(held(&self.request, &edits)));
         let pid = stopped(&client).await?;
         let began = Instant::now();
         let (again, ()) = tokio::join!(client.prepare(&self.request, &devices), async {
@@ -264,7 +264,7 @@ impl Drill {
             allocation: self.request.allocation.clone(),
             slices: self.request.slices.clone(),
         };
-        client.set_held(held(&self.request, edits));
+        client.set_held(Holdings::Request(held(&self.request, edits)));
         answer(client.discover().await)?;
         stopped(&client).await?;
         match client.release(&release).await {

@@ -25,7 +25,7 @@ mod set;
 pub(crate) mod validate;
 mod wire;
 
-pub use client::{CallError, Client, Status};
+pub use client::{CallError, Client, Holdings, Status};
 pub use crashes::{Crash, Crashes};
 pub(crate) use find::open as open_file;
 pub use find::{FindError, PluginFile, find};

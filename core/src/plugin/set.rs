@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use divvy_plugin::{Discovery, Held, OpenRequest, RestoreRequest};
+use divvy_plugin::{Discovery, OpenRequest};
 
-use super::client::{CallError, Client};
+use super::client::{CallError, Client, Holdings};
 use super::find::{self, FindError, PluginFile};
 use crate::model::{Device, Inventory, Manifest, Record};
 
@@ -120,19 +121,9 @@ impl Set {
     }
 
     /// Tells every plugin's next host what is held.
-    pub fn set_held(&self, records: &[Record]) {
+    pub fn set_held(&self, records: &Arc<Vec<Record>>) {
         for client in &self.clients {
-            let allocations = records
-                .iter()
-                .filter(|r| r.holds())
-                .map(|r| Held {
-                    allocation: r.id.clone(),
-                    slices: r.slices_of(client.name()),
-                    edits: r.edits.get(client.name()).cloned().unwrap_or_default(),
-                })
-                .filter(|held| !held.slices.is_empty())
-                .collect();
-            client.set_held(RestoreRequest { allocations });
+            client.set_held(Holdings::Records(Arc::clone(records)));
         }
     }
 

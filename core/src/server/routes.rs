@@ -298,7 +298,9 @@ impl Server {
 
     /// One of these; somebody else's does not exist.
     pub(super) async fn find(&self, peer: &Peer, name: &str) -> Result<Record, AgentError> {
-        pick(self.visible(peer).await?, name)
+        let records = self.records().await?;
+        let visible = records.iter().filter(|r| peer.may(&self.rules, r));
+        pick(visible, name).cloned()
     }
 
     /// Waits for a workload's end and the release of its slices.

@@ -17,7 +17,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::time::{Duration, Instant};
 
-use divvy::plugin::{CallError, Client, Crash, Crashes, Set, Status};
+use divvy::plugin::{CallError, Client, Crash, Crashes, Holdings, Set, Status};
 use divvy_plugin::{
     Amount, Device, Discovery, Edits, ErrorCode, Held, PrepareRequest, ReleaseRequest,
     RestoreRequest, Slice, StartedRequest, WatchRequest,
@@ -67,9 +67,9 @@ async fn call(plugin: &Client, op: &str) -> Result<(), CallError> {
                 slices: slices(),
                 edits: Edits::default(),
             };
-            plugin.set_held(RestoreRequest {
+            plugin.set_held(Holdings::Request(RestoreRequest {
                 allocations: vec![held],
-            });
+            }));
             plugin.discover().await.map(drop)
         }
         "watch" => {
