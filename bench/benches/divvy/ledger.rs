@@ -1,10 +1,10 @@
 //! One transaction: lock, open, check, decide, commit, close; on the disk.
 
 use std::error::Error;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use divvy::ledger::{Ledger, LedgerError};
+use divvy::ledger::{Ledger, LedgerError, Transaction};
 use divvy::model::{Record, Slice, State};
 
 use crate::figures::Figures;
@@ -49,6 +49,49 @@ pub(crate) fn bench(
         });
     });
     group.finish();
+    Ok(())
+}
+
+/// Threads of one process that write and take back, over and over: what sharing
+/// commits gives. Measured with the agent, whose ledger is such a one.
+pub(crate) fn shared(place: &Place, figures: &Figures) -> Result<(), Box<dyn Error>> {
+    const THREADS: usize = 64;
+    const SPAN: Duration = Duration::from_secs(3);
+    let ledger = Ledger::grouped(&place.folder("shared-ledger")?);
+    ledger.transact(|t| {
+        (0..RECORDS).for_each(|n| t.put(record(n)));
+        Ok::<_, LedgerError>(())
+    })?;
+    let end = Instant::now() + SPAN;
+    let pairs: Vec<Vec<Duration>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|n| {
+                let ledger = ledger.clone();
+                scope.spawn(move || {
+                    let mut times = Vec::new();
+                    while Instant::now() < end {
+                        let began = Instant::now();
+                        let put =
+                            |t: &mut Transaction| Ok::<_, LedgerError>(t.put(record(RECORDS + n)));
+                        let taken = ledger.transact(put);
+                        let id = record(RECORDS + n).id;
+                        let freed = ledger.transact(|t| Ok::<_, LedgerError>(t.remove(&id)));
+                        taken.and(freed).expect("the ledger can be written");
+                        times.push(began.elapsed());
+                    }
+                    times
+                })
+            })
+            .collect();
+        let joined = threads.into_iter().map(|t| t.join().expect("a thread"));
+        joined.collect()
+    });
+    let pairs: Vec<Duration> = pairs.into_iter().flatten().collect();
+    figures.note(format!(
+        "ledger alone: {} durable pairs a second of {THREADS} threads",
+        pairs.len() as u128 * 1000 / SPAN.as_millis()
+    ));
+    figures.add("ledger/shared_pair", None, pairs);
     Ok(())
 }
 

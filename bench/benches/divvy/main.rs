@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     criterion.final_summary();
 
     if selected(&args, agent::NAME) {
+        ledger::shared(&place, &figures)?;
         agent::bench(&place, &figures)?;
     }
     let mut verdicts = Vec::new();

@@ -127,7 +127,8 @@ async fn beside_calls(bench: &mut Bench) -> Checked {
     };
     let (waited, answered) = tokio::join!(waits(&mut watching), answers(&mut answering));
     match answered? {
-        answered if answered < waited => Ok(()),
+        // Whoever waited for it answers at the same moment, or a little before.
+        answered if answered + wait / 6 < waited => Ok(()),
         _ => failed("discover in one host waited for watch in another"),
     }
 }
