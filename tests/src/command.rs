@@ -48,6 +48,13 @@ impl Divvy {
         self
     }
 
+    /// Without an environment variable.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// In this folder.
     #[must_use]
     pub fn folder(mut self, folder: impl AsRef<std::path::Path>) -> Self {

@@ -633,6 +633,7 @@ fn what_an_engine_cannot_do_is_said_with_the_remedy() {
     nowhere.run().exits(125).complains("[engine_unavailable]");
     let remote = docked.machine.divvy("run --launcher docker app:1 true");
     let remote = remote
+        .without("DIVVY_DOCKER_SOCKET")
         .env("DOCKER_HOST", "tcp://127.0.0.1:2375")
         .run()
         .exits(125);
