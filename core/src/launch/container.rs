@@ -259,6 +259,14 @@ impl Folder {
         }
     }
 
+    /// What ought to have been done when its workload was settled.
+    pub(crate) fn sweep(&self) {
+        match self.record() {
+            Ok(record) if record.remove_on_exit => self.remove(),
+            _ => self.tidy(),
+        }
+    }
+
     /// Removes the folder of what was held without a container: a record and a
     /// lock are all that was ever in it.
     pub(crate) fn remove_held(&self) {

@@ -244,10 +244,17 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
     ));
     // An engine takes its time to remove what holds nothing any more: nobody
     // waits for that.
-    let (early, settled) = match select(&mut deletion, settling).await {
+    let (mut early, settled) = match select(&mut deletion, settling).await {
         Either::Left((deleted, settling)) => (Some(deleted), settling.await),
         Either::Right((settled, _)) => (None, settled),
     };
+    if early.is_none() && matches!(container.by, By::Oci(_)) {
+        early = Some(deletion.as_mut().await);
+        // What was settled while its root was still mounted is not tidied yet.
+        if settled.is_ok() {
+            folder.sweep();
+        }
+    }
     if let Err(error) = settled {
         eprintln!("{error}");
     }
