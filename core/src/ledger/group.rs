@@ -168,6 +168,10 @@ impl Group {
         }
     }
 
+    pub(super) fn last_seen(&self) -> Option<Arc<Vec<Record>>> {
+        lock(&self.mirror).as_ref().map(|m| Arc::clone(&m.records))
+    }
+
     /// All records: those of the last look while the file is the same.
     pub(super) fn records(&self, ledger: &Ledger) -> Result<Arc<Vec<Record>>, LedgerError> {
         // Read before the records are: what is written in between is a newer
