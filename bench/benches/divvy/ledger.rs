@@ -75,7 +75,10 @@ pub(crate) fn shared(place: &Place, figures: &Figures) -> Result<(), Box<dyn Err
                             |t: &mut Transaction| Ok::<_, LedgerError>(t.put(record(RECORDS + n)));
                         let taken = ledger.transact(put);
                         let id = record(RECORDS + n).id;
-                        let freed = ledger.transact(|t| Ok::<_, LedgerError>(t.remove(&id)));
+                        let freed = ledger.transact(|t| {
+                            t.remove(&id);
+                            Ok::<_, LedgerError>(())
+                        });
                         taken.and(freed).expect("the ledger can be written");
                         times.push(began.elapsed());
                     }
