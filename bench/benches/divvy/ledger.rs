@@ -71,8 +71,10 @@ pub(crate) fn shared(place: &Place, figures: &Figures) -> Result<(), Box<dyn Err
                     let mut times = Vec::new();
                     while Instant::now() < end {
                         let began = Instant::now();
-                        let put =
-                            |t: &mut Transaction| Ok::<_, LedgerError>(t.put(record(RECORDS + n)));
+                        let put = |t: &mut Transaction| {
+                            t.put(record(RECORDS + n));
+                            Ok::<_, LedgerError>(())
+                        };
                         let taken = ledger.transact(put);
                         let id = record(RECORDS + n).id;
                         let freed = ledger.transact(|t| {
