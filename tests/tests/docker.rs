@@ -343,42 +343,51 @@ fn the_first_process_runs_nothing_before_the_word_is_said() {
 // === the same slices, whoever launches ===
 
 #[test]
-fn the_same_request_gives_the_same_edits_by_docker_and_by_oci() {
+fn the_same_request_gives_the_same_edits_by_docker_and_by_oci_with_and_without_an_agent() {
     requires!(root, dockerd);
     let docked = Docked::new();
-    let cpus = ["0.5", "0.5", "1"];
     if thread::available_parallelism().map_or(1, usize::from) < 2 {
         return divvy_tests::needs::skip("two cores", "a machine with two cores or more");
     }
-    let mut edits: Vec<Vec<Value>> = Vec::new();
-    for launcher in ["docker", "built-in"] {
-        for (n, cpu) in cpus.iter().enumerate() {
-            let options = format!("--cpu {cpu} --mem 64MiB");
-            if launcher == "docker" {
-                let options = format!("-d --name n{n} {options}");
-                docked.job(&options, "exec sleep 60").run().succeeds();
-            } else {
-                let name = format!("n{n}");
-                start(&docked.machine, launcher, &name, &options, "exec sleep 60");
+    let mut edits = edits_by(&docked);
+    let agent = docked.machine.agent("");
+    edits.extend(edits_by(&docked));
+    agent.end().succeeds();
+    let [first, others @ ..] = &edits[..] else {
+        panic!("nothing was run")
+    };
+    assert!(
+        first
+            .iter()
+            .all(|r| r["edits"]["cpu"]["resources"].is_object())
+    );
+    for other in others {
+        for (one, same) in first.iter().zip(other) {
+            for (field, value) in one.as_object().unwrap() {
+                assert_eq!(value, &same[field], "{field}");
             }
         }
-        let all: Vec<Value> = (0..cpus.len())
-            .map(|n| record(&docked.machine, &format!("n{n}")))
-            .map(|r| json!({ "edits": r["edits"], "slices": r["slices"], "asked": r["asked"] }))
-            .collect();
-        edits.push(all);
-        docked.divvy("rm -f n0 n1 n2").run().succeeds();
-    }
-    for (docker, oci) in edits[0].iter().zip(&edits[1]) {
-        for (field, value) in docker.as_object().unwrap() {
-            assert_eq!(value, &oci[field], "{field}");
-        }
-        assert!(
-            docker["edits"]["cpu"]["resources"].is_object(),
-            "{docker:#}"
-        );
     }
     docked.nothing_is_left();
+}
+
+/// What two halves of a core and a whole one are given, by each launcher.
+fn edits_by(docked: &Docked) -> Vec<Vec<Value>> {
+    let cpus = ["0.5", "0.5", "1"];
+    let given = |launcher: &str| {
+        for (n, cpu) in cpus.iter().enumerate() {
+            let options = format!("--cpu {cpu} --mem 64MiB");
+            let name = format!("n{n}");
+            start(&docked.machine, launcher, &name, &options, "exec sleep 60");
+        }
+        let records = (0..cpus.len()).map(|n| record(&docked.machine, &format!("n{n}")));
+        let given = records
+            .map(|r| json!({ "edits": r["edits"], "slices": r["slices"], "asked": r["asked"] }))
+            .collect();
+        docked.divvy("rm -f n0 n1 n2").run().succeeds();
+        given
+    };
+    [rootfs::ENGINE, "built-in"].map(given).into()
 }
 
 // === kills ===
