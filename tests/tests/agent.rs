@@ -281,17 +281,40 @@ fn slices_can_be_held_without_a_container() {
         name: Some("held".into()),
         owner: 0,
     };
-    let held: Record = block(agent.client().post("/v1/allocations", Some(&request))).unwrap();
-    assert!(held.edits["cpu"].resources.cpu_quota.is_some());
+    let client = agent.client();
+    let held: Record = block(client.post("/v1/allocations", Some(&request))).unwrap();
+    assert!(held.edits.is_empty(), "no plugin was asked");
+    let path = "/v1/allocations/held/prepare";
+    let prepared: Record = block(client.post(path, None::<&()>)).unwrap();
+    assert!(prepared.edits["cpu"].resources.cpu_quota.is_some());
+    let again: Record = block(client.post(path, None::<&()>)).unwrap();
+    assert_eq!(again, prepared);
     agent.kill();
-    // Nobody can tell whether what uses it still runs: it stays.
-    let shown = record(&machine, "held");
-    assert_eq!(
-        (&shown["state"], &shown["launcher"]),
-        (&"running".into(), &"none".into())
-    );
+    // Nobody can tell whether what uses it still runs: it stays, also if the
+    // ledger is lost.
+    for lost in [false, true] {
+        if lost {
+            for file in ["ledger.redb", "ledger.lock"] {
+                fs::remove_file(machine.state().join(file)).unwrap();
+            }
+            machine.divvy("state rebuild").run().succeeds();
+        }
+        let shown = record(&machine, "held");
+        assert_eq!(
+            (&shown["state"], &shown["launcher"]),
+            (&"running".into(), &"none".into())
+        );
+        assert_eq!(
+            shown["edits"],
+            serde_json::to_value(&prepared.edits).unwrap()
+        );
+    }
     machine.divvy("devices").run().succeeds().says("held");
     machine.divvy("rm -f held").run().succeeds();
+    assert_eq!(
+        fs::read_dir(machine.state().join("held")).unwrap().count(),
+        0
+    );
     nothing_is_left(&machine);
 }
 

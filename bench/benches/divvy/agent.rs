@@ -112,7 +112,7 @@ pub(crate) fn bench(place: &Place, figures: &Figures) -> Result<(), Box<dyn Erro
     let state = place.folder("agent-state")?;
     let agent = Agent::start(place, &state)?;
     let before = agent.weight_kib().ok_or("it has no weight")?;
-    let pairs = pairs(&agent)?;
+    let pairs = pairs(&agent, false)?;
     let after = agent.weight_kib().ok_or("it has no weight")?;
     let verdict = |met: bool| if met { "met" } else { "NOT met" };
     figures.note(format!(
@@ -125,6 +125,10 @@ pub(crate) fn bench(place: &Place, figures: &Figures) -> Result<(), Box<dyn Erro
         verdict(rate >= PAIRS),
     ));
     figures.add("agent/allocate_release", None, pairs);
+    let prepared = self::pairs(&agent, true)?;
+    let rate = prepared.len() as u128 * 1000 / SPAN.as_millis();
+    figures.note(format!("the same with the plugin's edits: {rate} a second"));
+    figures.add("agent/allocate_prepare_release", None, prepared);
 
     let well = reads(&agent)?;
     let hosts = agent.hosts();
@@ -151,8 +155,9 @@ pub(crate) fn bench(place: &Place, figures: &Figures) -> Result<(), Box<dyn Erro
     Ok(())
 }
 
-/// Every client takes and lets go, one after the other; the time of each pair.
-fn pairs(agent: &Agent) -> Result<Vec<Duration>, Box<dyn Error>> {
+/// Every client takes and lets go, one after the other, with the plugin's edits
+/// or without; the time of each pair.
+fn pairs(agent: &Agent, prepare: bool) -> Result<Vec<Duration>, Box<dyn Error>> {
     many(CLIENTS, |_| {
         let client = agent.client();
         async move {
@@ -161,6 +166,10 @@ fn pairs(agent: &Agent) -> Result<Vec<Duration>, Box<dyn Error>> {
                 ..AllocateRequest::default()
             };
             let held: Record = client.post("/v1/allocations", Some(&request)).await?;
+            if prepare {
+                let path = format!("/v1/allocations/{}/prepare", held.id);
+                client.post::<Record>(&path, None::<&()>).await?;
+            }
             let path = format!("/v1/workloads/{}?force=true", held.id);
             client.delete::<Value>(&path).await?;
             Ok(())

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::hold::NO_LAUNCHER;
 use super::{Agent, AgentError, DeviceView, Watched, describe_inventory};
 use crate::model::{Inventory, NumaNode, Record, Slice, Slot};
 use crate::plugin::{CallError, Client, Crash, Status};
@@ -198,7 +197,7 @@ impl Agent {
         let mut record = record.clone();
         if force {
             self.stop(&record, std::time::Duration::ZERO).await?;
-            if record.launcher == NO_LAUNCHER {
+            if !record.has_container() {
                 return Ok(());
             }
             record = match self.find(&record.id).await {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Agent, AgentError};
+use super::{Agent, AgentError, hold};
 use crate::launch::{self, Folder};
 use crate::ledger::{LedgerError, Renewal};
 use crate::model::{Amount, Inventory, Record, Slice, State};
@@ -172,6 +172,19 @@ impl Copies {
                     pid: launch::first_process(&folder, &id),
                     id,
                 });
+            }
+        }
+        for (id, path) in hold::copies(state) {
+            // Whole or not there: written by rename.
+            let read = std::fs::read(&path).map_err(|e| e.to_string());
+            let record =
+                read.and_then(|b| serde_json::from_slice::<Record>(&b).map_err(|e| e.to_string()));
+            match record {
+                Ok(record) if record.id == id => copies.records.push(record),
+                Ok(_) => copies
+                    .unreadable
+                    .push(format!("{id}: it carries another's record")),
+                Err(why) => copies.unreadable.push(format!("{id}: {why}")),
             }
         }
         copies

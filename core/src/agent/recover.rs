@@ -7,7 +7,6 @@
 
 use std::fs::File;
 
-use super::hold::NO_LAUNCHER;
 use super::settle::{release, settle_with};
 use super::{Agent, AgentError};
 use crate::failpoint::{Point, hit};
@@ -27,6 +26,7 @@ impl Agent {
     pub async fn recover(&self) -> Result<(), AgentError> {
         let records = self.ledger.shared_records()?;
         self.sweep(&records).await?;
+        self.sweep_held(&records)?;
         self.plugins.set_held(&records);
         for some in records.chunks(AT_ONCE) {
             self.recover_some(some).await?;
@@ -38,7 +38,13 @@ impl Agent {
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let mut abandoned = Vec::new();
         for record in records {
-            if stays(record, &boot) {
+            if !record.has_container() {
+                // A restart of the machine ended what used it.
+                if !Self::stays(record, &boot)
+                    && let Err(error) = self.let_go(record).await
+                {
+                    tracing::warn!("{}: {error}", record.name);
+                }
                 continue;
             }
             let folder = self.folder(&record.id);
@@ -69,9 +75,6 @@ impl Agent {
             let Some(record) = now.iter().find(|r| r.id == record.id && r.holds()) else {
                 continue;
             };
-            if stays(record, &boot) {
-                continue;
-            }
             let called = calls.concern(&record.id);
             if let Err(error) = self.pick_up(record, &folder, lock, called).await {
                 tracing::warn!(
@@ -201,12 +204,6 @@ impl Agent {
         });
         settle_with(&self.ledger, &self.plugins, folder, id, exit).await
     }
-}
-
-/// Is it held without a container? Nobody can tell whether what uses it still
-/// runs, but that a restart ended it.
-fn stays(record: &Record, boot: &str) -> bool {
-    record.launcher == NO_LAUNCHER && record.state == State::Running && record.boot_id == boot
 }
 
 /// What there is of an abandoned workload.

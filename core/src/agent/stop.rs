@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::hold::NO_LAUNCHER;
 use super::{Agent, AgentError};
 use crate::failpoint::{Point, hit};
 use crate::model::{Exit, Record, State};
@@ -23,7 +22,7 @@ impl Agent {
     /// # Errors
     /// Its slices are not free yet, or its monitor cannot be reached.
     pub async fn stop(&self, record: &Record, grace: Duration) -> Result<Option<Exit>, AgentError> {
-        if record.launcher == NO_LAUNCHER && record.holds() {
+        if !record.has_container() && record.holds() {
             return self.let_go(record).await.map(|()| None);
         }
         let mut now = record.clone();

@@ -55,7 +55,7 @@ const AFTER: (&str, &str) = (
 );
 
 /// Every operation there is.
-pub const OPERATIONS: [Operation; 18] = [
+pub const OPERATIONS: [Operation; 19] = [
     get("version", "/v1/version", "Who answers here", "Version"),
     get(
         "openapi",
@@ -101,8 +101,15 @@ pub const OPERATIONS: [Operation; 18] = [
     post(
         "allocate",
         "/v1/allocations",
-        "Take slices without starting anything; the record has the edits that give them to a process. DELETE /v1/workloads/{name}?force=true lets go of them",
+        "Take slices without starting anything, and without asking a plugin; DELETE /v1/workloads/{name}?force=true lets go of them",
         Some("AllocateRequest"),
+        "Record",
+    ),
+    post(
+        "prepare",
+        "/v1/allocations/{name}/prepare",
+        "Have the plugins make what an allocation needs; the record has the edits that give its slices to a process",
+        None,
         "Record",
     ),
     get("workload", "/v1/workloads/{name}", "One workload", "Record"),

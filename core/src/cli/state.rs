@@ -33,7 +33,7 @@ async fn check(global: &Global) -> Result<u8, Failure> {
             vec![]
         }
     };
-    for record in &records {
+    for record in records.iter().filter(|r| r.has_container()) {
         let folder = Folder::new(&state, &record.id);
         match folder.record() {
             Ok(copy) if copy.slices == record.slices => {}

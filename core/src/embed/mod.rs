@@ -159,9 +159,9 @@ impl Divvy {
         }
     }
 
-    /// Takes slices without starting anything: for programs that start their
-    /// jobs themselves. The record has the edits that give the slices to a
-    /// process; [`stop`](Self::stop) lets go of them.
+    /// Takes slices without starting anything, and without asking a plugin: for
+    /// programs that start their jobs themselves. [`stop`](Self::stop) lets go of
+    /// them.
     ///
     /// # Errors
     /// Why they cannot be had.
@@ -169,6 +169,24 @@ impl Divvy {
         match &self.0 {
             Inner::Here(agent) => agent.allocate(request).await,
             Inner::There(client) => client.post("/v1/allocations", Some(request)).await,
+        }
+    }
+
+    /// Has the plugins make what an allocation needs. The record has the edits
+    /// that give its slices to a process.
+    ///
+    /// # Errors
+    /// There is none such, or a plugin's word; it is held as before then.
+    pub async fn prepare(&self, name: &str) -> Result<Record, AgentError> {
+        match &self.0 {
+            Inner::Here(agent) => {
+                let record = agent.find(name).await?;
+                agent.prepare_held(&record.id).await
+            }
+            Inner::There(client) => {
+                let path = format!("/v1/allocations/{name}/prepare");
+                client.post(&path, None::<&()>).await
+            }
         }
     }
 

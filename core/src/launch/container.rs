@@ -267,17 +267,6 @@ impl Folder {
         }
     }
 
-    /// Removes the folder of what was held without a container: a record and a
-    /// lock are all that was ever in it.
-    pub(crate) fn remove_held(&self) {
-        for name in ["record.json", "lock"] {
-            let _ = fs::remove_file(self.path.join(name));
-        }
-        if fs::remove_dir(&self.path).is_err() {
-            self.remove();
-        }
-    }
-
     /// Removes everything.
     pub(crate) fn remove(&self) {
         self.tidy();

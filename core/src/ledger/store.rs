@@ -376,11 +376,13 @@ impl Ledger {
 
     /// Does a workload carry a copy of its record? Then there was a ledger.
     fn has_copies(&self) -> bool {
-        std::fs::read_dir(self.folder.join("workloads"))
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok)
-            .any(|folder| folder.path().join("record.json").exists())
+        let there = |name: &str, is_one: fn(&Path) -> bool| {
+            let entries = std::fs::read_dir(self.folder.join(name));
+            let mut entries = entries.into_iter().flatten().filter_map(Result::ok);
+            entries.any(|entry| is_one(&entry.path()))
+        };
+        there("workloads", |folder| folder.join("record.json").exists())
+            || there("held", |file| file.extension().is_some_and(|e| e == "json"))
     }
 
     fn lock(&self) -> Result<File, LedgerError> {

@@ -16,6 +16,7 @@ pub use divvy_plugin::{
 };
 pub use inventory::{Device, DeviceRef, Inventory};
 pub use names::{NameError, check_workload_name, new_allocation_id};
+pub(crate) use record::NO_LAUNCHER;
 pub use record::{Exit, Record, Slice, State, Usage};
 pub use request::{
     AmountTextError, BASE_SLOTS, Near, Policy, Request, format_amount, parse_amount,

@@ -91,6 +91,9 @@ pub struct Usage {
     pub memory_peak_bytes: Option<u64>,
 }
 
+/// The launcher of an allocation without a container.
+pub(crate) const NO_LAUNCHER: &str = "none";
+
 /// One workload and its allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
@@ -150,6 +153,12 @@ impl Record {
     #[must_use]
     pub fn cgroup_name(&self) -> &str {
         self.container_id.as_deref().unwrap_or(&self.id)
+    }
+
+    /// Is it made by a launcher? Else a program of its own uses the slices.
+    #[must_use]
+    pub fn has_container(&self) -> bool {
+        self.launcher != NO_LAUNCHER
     }
 
     /// The slices on devices of this plugin, as the plugin sees them.

@@ -43,6 +43,7 @@ pub(super) fn router(server: Arc<Server>) -> Router {
             "workloads" => get(workloads),
             "run" => post(run),
             "allocate" => post(allocate),
+            "prepare" => post(prepare),
             "workload" => get(workload),
             "remove" => delete(remove),
             "start" => post(start),
@@ -202,6 +203,17 @@ async fn allocate(
         .await
         .map_err(|e| server.discreet(&peer, e))?;
     Ok((StatusCode::CREATED, Json(record)))
+}
+
+async fn prepare(
+    State(server): At,
+    ConnectInfo(peer): By,
+    Path(name): Path<String>,
+) -> Answer<Record> {
+    let id = server.find(&peer, &name).await?.id;
+    server.known().await;
+    let prepare = move |agent: Arc<Agent>| async move { agent.prepare_held(&id).await };
+    Ok(Json(server.work(prepare).await?))
 }
 
 async fn start(
