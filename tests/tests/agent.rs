@@ -170,6 +170,18 @@ fn another_user_learns_nothing_and_can_do_nothing() {
         .run()
         .exits(125)
         .complains("[denied]");
+    // Nor is a program of hers run as root.
+    let program = machine.path().join("home-61001/runtime");
+    fs::write(&program, "#!/bin/sh\ntouch $(dirname $0)/ran-as-$(id -u)\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    as_alice(&format!(
+        "run --cpu 0.1 --runtime {} -- true",
+        program.display()
+    ))
+    .run()
+    .exits(125)
+    .complains("[denied]");
+    assert!(!program.with_file_name("ran-as-0").exists());
     let secret = machine.path().join("secret");
     fs::create_dir(&secret).unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();

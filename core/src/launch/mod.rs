@@ -45,8 +45,8 @@ pub(crate) use remains::{
 };
 pub use rootfs::Root;
 pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts, make_workdir};
-pub(crate) use runtime::last_line;
 pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
+pub(crate) use runtime::{is_known_runtime, last_line};
 pub use signals::{signal_name, signal_number};
 pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
 pub(crate) use spec::{init_args, render, write_init};

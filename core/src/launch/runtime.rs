@@ -33,6 +33,12 @@ pub struct Runtime {
     pub root: PathBuf,
 }
 
+/// Is this the name of a runtime that is looked for on `PATH` by itself?
+#[must_use]
+pub(crate) fn is_known_runtime(name: &str) -> bool {
+    KNOWN.contains(&name)
+}
+
 /// What the caller wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "String", into = "String")]

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 
 use crate::agent::{AgentError, RootRequest, RunRequest};
-use crate::launch::Identity;
 use crate::launch::image::lookup_user;
+use crate::launch::{self, Identity, Network, Wanted};
 use crate::model::Record;
 
 /// The process at the other end of a connection.
@@ -92,7 +92,15 @@ impl Peer {
             }
             _ => request.user = Some(own_user),
         }
-        if request.network == crate::launch::Network::Host && !rules.host_network {
+        // A program of their own choosing would be run as root.
+        if let Wanted::Program(name) = &request.runtime
+            && !launch::is_known_runtime(name)
+        {
+            return Err(AgentError::Denied(format!(
+                "--runtime {name}: others than root have the choice of auto, built-in, and the names of known OCI runtimes"
+            )));
+        }
+        if request.network == Network::Host && !rules.host_network {
             return Err(AgentError::Denied(
                 "the host's network is closed to others than root: agent.host_network in the configuration".into(),
             ));
@@ -169,9 +177,25 @@ mod tests {
         let refused = user(1234).own(&rules, &mut request).unwrap_err();
         assert_eq!(refused.code(), "denied");
         request.user = None;
-        request.network = crate::launch::Network::Host;
+        request.network = Network::Host;
         assert!(user(1234).own(&rules, &mut request).is_err());
-        request.network = crate::launch::Network::None;
+        request.network = Network::None;
+        for (runtime, may) in [
+            ("auto", true),
+            ("built-in", true),
+            ("runc", true),
+            ("/home/bob/runc", false),
+            ("./runc", false),
+            ("sh", false),
+        ] {
+            request.runtime = Wanted::from(runtime.to_owned());
+            assert_eq!(
+                user(1234).own(&rules, &mut request).is_ok(),
+                may,
+                "{runtime}"
+            );
+        }
+        request.runtime = Wanted::Auto;
         request.root = RootRequest::Folder("/root".into());
         let closed = std::fs::metadata("/root").is_ok_and(|m| {
             use std::os::unix::fs::MetadataExt;
