@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, AgentError, settle};
-use crate::launch::{Needs, merge};
+use crate::launch::Needs;
 use crate::model::{NO_LAUNCHER, Record, Request, State, check_workload_name, new_allocation_id};
 use crate::sys;
 
@@ -110,8 +110,7 @@ impl Agent {
         {
             return Ok(record);
         }
-        let edits = self.prepare(&record, &inventory).await?;
-        merge(&edits)?;
+        let (edits, _) = self.prepare(&record, &inventory).await?;
         record = self.change(id, |record| record.edits.clone_from(&edits))?;
         self.save_copy(&record)?;
         Ok(record)

@@ -44,7 +44,6 @@ pub use view::{DeviceView, Usage, describe_inventory};
 pub use watch::Watched;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::failpoint::{Point, hit};
 use crate::launch::Folder;
@@ -75,7 +74,7 @@ pub struct Agent {
     settings: Settings,
     ledger: Ledger,
     plugins: Set,
-    watched: Option<Arc<Watched>>,
+    watched: Option<Watched>,
 }
 
 impl Agent {
@@ -105,14 +104,14 @@ impl Agent {
             ledger,
             settings,
             plugins,
-            watched: Some(Arc::default()),
+            watched: Some(Watched::default()),
         })
     }
 
     /// What it saw last, if it is resident.
     #[must_use]
     pub fn watched(&self) -> Option<&Watched> {
-        self.watched.as_deref()
+        self.watched.as_ref()
     }
 
     /// Follows the plugins' watch streams, for as long as this is polled;

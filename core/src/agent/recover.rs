@@ -19,22 +19,24 @@ const AT_ONCE: usize = 128;
 
 impl Agent {
     /// Brings the ledger up to date with what became of the workloads that
-    /// nobody carries. Cheap when there are none: one lock test each.
+    /// nobody carries, and says how many there were. Cheap when there are none:
+    /// one lock test each.
     ///
     /// # Errors
     /// The ledger.
-    pub async fn recover(&self) -> Result<(), AgentError> {
+    pub async fn recover(&self) -> Result<usize, AgentError> {
         let records = self.ledger.shared_records()?;
         self.sweep(&records).await?;
         self.sweep_held(&records)?;
         self.plugins.set_held(&records);
+        let mut found = 0;
         for some in records.chunks(AT_ONCE) {
-            self.recover_some(some).await?;
+            found += self.recover_some(some).await?;
         }
-        Ok(())
+        Ok(found)
     }
 
-    async fn recover_some(&self, records: &[Record]) -> Result<(), AgentError> {
+    async fn recover_some(&self, records: &[Record]) -> Result<usize, AgentError> {
         let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         let mut abandoned = Vec::new();
         for record in records {
@@ -65,25 +67,28 @@ impl Agent {
             }
         }
         if abandoned.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         hit(Point::RecoverLocked);
         // Both looked for with the locks in hand: nobody changes them any more.
         let calls = Calls::now(&Container::runtimes(&self.settings.state));
         let now = self.ledger.records()?;
+        let mut found = 0;
         for (record, folder, lock) in abandoned {
             let Some(record) = now.iter().find(|r| r.id == record.id && r.holds()) else {
                 continue;
             };
+            found += 1;
             let called = calls.concern(&record.id);
-            if let Err(error) = self.pick_up(record, &folder, lock, called).await {
+            let carried = self.pick_up(record, &folder, lock, &boot, called);
+            if let Err(error) = carried.await {
                 tracing::warn!(
                     "{}: {error}; its slices stay closed, and it is tried again",
                     record.name
                 );
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Does the ledger say now that this workload holds something?
@@ -135,10 +140,10 @@ impl Agent {
         record: &Record,
         folder: &Folder,
         lock: File,
+        boot: &str,
         called: bool,
     ) -> Result<(), AgentError> {
         let id = record.id.as_str();
-        let boot = sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?;
         // What lives was not ended by a restart, whatever the id says.
         let same_boot = record.boot_id == boot || launch::lives(record.cgroup_name());
         let found = if same_boot {

@@ -133,7 +133,7 @@ impl Agent {
     }
 
     /// Undoes an intent; the error, with what became of it.
-    pub(super) async fn failed(
+    async fn failed(
         &self,
         folder: &Folder,
         record: Record,
@@ -354,10 +354,8 @@ impl Agent {
         hit(Point::RunReserved);
         folder.save_record(&record)?;
         hit(Point::RunCopied);
-        record.edits = self.prepare(&record, inventory).await?;
-        hit(Point::RunPrepared);
-        let edits = merge(&record.edits)?;
-        launch::check_plugin_mounts(&edits, &self.settings.state)?;
+        let (by_plugin, edits) = self.prepare(&record, inventory).await?;
+        record.edits = by_plugin;
 
         let init = launch::write_init(&self.settings.state)?;
         let container = |by: By| Container {
@@ -421,11 +419,13 @@ impl Agent {
         }
     }
 
+    /// Has the plugins turn a record's slices into edits: each plugin's, and all
+    /// as one, checked.
     pub(super) async fn prepare(
         &self,
         record: &Record,
         inventory: &Inventory,
-    ) -> Result<BTreeMap<String, Edits>, AgentError> {
+    ) -> Result<(BTreeMap<String, Edits>, Edits), AgentError> {
         let mut all = BTreeMap::new();
         for name in record.plugins() {
             let Some(client) = self.plugins.get(name) else {
@@ -443,7 +443,10 @@ impl Agent {
             };
             all.insert(name.to_owned(), client.prepare(&request, &devices).await?);
         }
-        Ok(all)
+        hit(Point::RunPrepared);
+        let merged = merge(&all)?;
+        launch::check_plugin_mounts(&merged, &self.settings.state)?;
+        Ok((all, merged))
     }
 
     async fn prove_and_commit(

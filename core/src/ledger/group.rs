@@ -101,21 +101,21 @@ impl Group {
         let mut shared = lock(&self.shared);
         let waiting = self.queued.fetch_sub(1, Ordering::SeqCst) - 1;
         let leads = shared.batch.is_none();
-        if leads {
-            let (open, since) = match shared.open.take() {
-                Some(open) => open,
-                None => (ledger.begin()?, Instant::now()),
-            };
-            shared.batch = Some(Batch {
-                open,
-                since,
-                members: 0,
-                outcome: Arc::default(),
-            });
-        }
-        let Some(batch) = &mut shared.batch else {
-            // It was made just now.
-            return Err(LedgerError::Locked(ledger.path()).into());
+        let Shared { batch, open } = &mut *shared;
+        let batch = match batch {
+            Some(batch) => batch,
+            none => {
+                let (open, since) = match open.take() {
+                    Some(open) => open,
+                    None => (ledger.begin()?, Instant::now()),
+                };
+                none.insert(Batch {
+                    open,
+                    since,
+                    members: 0,
+                    outcome: Arc::default(),
+                })
+            }
         };
         batch.members += 1;
         let outcome = Arc::clone(&batch.outcome);
@@ -166,10 +166,6 @@ impl Group {
             drop(batch);
             std::thread::sleep(TURN);
         }
-    }
-
-    pub(super) fn last_seen(&self) -> Option<Arc<Vec<Record>>> {
-        lock(&self.mirror).as_ref().map(|m| Arc::clone(&m.records))
     }
 
     /// All records: those of the last look while the file is the same.

@@ -298,14 +298,6 @@ impl Ledger {
         self.shared_records().map(Arc::unwrap_or_clone)
     }
 
-    /// What was last read, whether or not it is what the file says now; `None`
-    /// before anything was. Of what never changes in a record (its name, whose
-    /// it is) it is as good as a look.
-    #[must_use]
-    pub fn last_seen(&self) -> Option<Arc<Vec<Record>>> {
-        self.group.as_ref()?.last_seen()
-    }
-
     /// As [`records`](Self::records), not copied for each reader.
     ///
     /// # Errors

@@ -36,9 +36,9 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Ledger, containers and plugins had drifted apart.
-    pub(super) fn drifted(&self) {
-        self.drift.fetch_add(1, Ordering::Relaxed);
+    /// So many workloads, or the ledger, had to be picked up.
+    pub(super) fn drifted(&self, found: usize) {
+        self.drift.fetch_add(found as u64, Ordering::Relaxed);
     }
 
     /// What can never be, is.
@@ -151,7 +151,7 @@ impl Server {
         let count = |n: &AtomicU64| ConstCounter::new(n.load(Ordering::Relaxed));
         registry.register(
             "reconcile_drift",
-            "Times that ledger, containers and plugins had drifted apart and were brought together",
+            "Workloads, and ledgers, that had been left behind and were picked up",
             count(&self.counters.drift),
         );
         registry.register(

@@ -86,8 +86,6 @@ pub(crate) struct Server {
     ready: watch::Sender<bool>,
     /// Workloads that are proven and wait for their start.
     waiting: Mutex<HashMap<String, (Started, Instant)>>,
-    /// The last look, from which events are read off.
-    look: Mutex<Look>,
 }
 
 /// Runs the agent until it is told to end.
@@ -132,7 +130,6 @@ async fn serve(
         reloads: AtomicU64::new(0),
         ready: watch::Sender::new(false),
         waiting: Mutex::default(),
-        look: Mutex::default(),
         settings,
     });
     let listener = listen(socket, gid)?;
@@ -340,8 +337,8 @@ impl Server {
 
     /// Reads events off the ledger and the inventory.
     async fn observe(&self) {
-        let mut first = true;
         let mut seen = None;
+        let mut before: Option<Look> = None;
         loop {
             sleep(LOOK).await;
             if !*self.ready.borrow() {
@@ -353,10 +350,10 @@ impl Server {
             if seen == now {
                 continue;
             }
-            seen = now;
             let Ok(records) = self.records().await else {
                 continue;
             };
+            seen = now;
             let (inventory, failed) = self.seen(|_, watched| watched.inventory());
             let down = failed
                 .iter()
@@ -368,16 +365,14 @@ impl Server {
                 inventory,
                 down,
             };
-            let before = {
-                let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
-                std::mem::replace(&mut *look, now.clone())
-            };
             // A host that is started anew is told what is held now.
             self.agent().plugins().set_held(&now.records);
             self.counters.look(&now);
-            if !std::mem::take(&mut first) {
-                self.feed.publish(differences(&before, &now, now_ms()));
+            // Of the first look everything is new, and nothing happened.
+            if let Some(before) = &before {
+                self.feed.publish(differences(before, &now, now_ms()));
             }
+            before = Some(now);
         }
     }
 
@@ -396,28 +391,25 @@ impl Server {
 
     /// Picks up what others left behind.
     async fn reconcile(&self) {
-        let before = self.records().await.ok();
         let recovered = self.work(|agent| async move {
             let rebuilt = agent.rebuild_if_lost().await?;
-            agent.recover().await?;
-            Ok(rebuilt)
+            Ok((rebuilt, agent.recover().await?))
         });
         match recovered.await {
-            Ok(None) => {}
-            Ok(Some(rebuilt)) => tracing::warn!(
-                "the ledger was lost and is made anew from {} workloads' copies; {} could not be read",
-                rebuilt.records.len(),
-                rebuilt.unreadable.len()
-            ),
+            Ok((None, found)) => self.counters.drifted(found),
+            Ok((Some(rebuilt), found)) => {
+                self.counters.drifted(found + 1);
+                tracing::warn!(
+                    "the ledger was lost and is made anew from {} workloads' copies; {} could not be read",
+                    rebuilt.records.len(),
+                    rebuilt.unreadable.len()
+                );
+            }
             Err(error) => {
                 tracing::warn!("what others left cannot be picked up: {error}");
                 // Tried again, and not at once.
                 sleep(Duration::from_secs(1)).await;
             }
-        }
-        let after = self.records().await.ok();
-        if before != after {
-            self.counters.drifted();
         }
     }
 

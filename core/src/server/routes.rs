@@ -276,10 +276,7 @@ async fn remove(
     Path(name): Path<String>,
     Query(query): Query<RemoveQuery>,
 ) -> Answer<Removed> {
-    let record = match server.find_by_id(&peer, &name) {
-        Some(record) => record,
-        None => server.find(&peer, &name).await?,
-    };
+    let record = server.find(&peer, &name).await?;
     drop(server.take_waiting(&record.id));
     let removed = record.name.clone();
     let force = query.force;
@@ -316,14 +313,6 @@ impl Server {
         let records = self.records().await?;
         let visible = records.iter().filter(|r| peer.may(&self.rules, r));
         pick(visible, name).cloned()
-    }
-
-    /// One that was seen with this whole id, and is the peer's. How it stands now
-    /// is for whoever acts on it to see.
-    fn find_by_id(&self, peer: &Peer, id: &str) -> Option<Record> {
-        let seen = self.ledger.last_seen()?;
-        let record = seen.iter().find(|r| r.id == id && r.holds())?;
-        peer.may(&self.rules, record).then(|| record.clone())
     }
 
     /// Waits for a workload's end and the release of its slices.
