@@ -296,7 +296,7 @@ fn slices_can_be_held_without_a_container() {
     let client = agent.client();
     let held: Record = block(client.post("/v1/allocations", Some(&request))).unwrap();
     assert!(held.edits.is_empty(), "no plugin was asked");
-    let path = "/v1/allocations/held/prepare";
+    let path = "/v1/workloads/held/prepare";
     let prepared: Record = block(client.post(path, None::<&()>)).unwrap();
     assert!(prepared.edits["cpu"].resources.cpu_quota.is_some());
     let again: Record = block(client.post(path, None::<&()>)).unwrap();

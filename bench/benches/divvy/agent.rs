@@ -167,7 +167,7 @@ fn pairs(agent: &Agent, prepare: bool) -> Result<Vec<Duration>, Box<dyn Error>> 
             };
             let held: Record = client.post("/v1/allocations", Some(&request)).await?;
             if prepare {
-                let path = format!("/v1/allocations/{}/prepare", held.id);
+                let path = format!("/v1/workloads/{}/prepare", held.id);
                 client.post::<Record>(&path, None::<&()>).await?;
             }
             let path = format!("/v1/workloads/{}?force=true", held.id);

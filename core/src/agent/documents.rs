@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, AgentError, DeviceView, Watched, describe_inventory};
+use super::{Agent, DeviceView, Watched, describe_inventory};
 use crate::model::{Inventory, NumaNode, Record, Slice, Slot};
 use crate::plugin::{CallError, Client, Crash, Status};
 
@@ -187,26 +187,6 @@ impl Agent {
             states.push(client.status().await);
         }
         Plugins::new(self, &inventory, &failed, states)
-    }
-
-    /// Forgets a workload that has ended; with `force`, ends it first.
-    ///
-    /// # Errors
-    /// It has not ended, or does not.
-    pub async fn forget(&self, record: &Record, force: bool) -> Result<(), AgentError> {
-        let mut record = record.clone();
-        if force {
-            self.stop(&record, std::time::Duration::ZERO).await?;
-            if !record.has_container() {
-                return Ok(());
-            }
-            record = match self.find(&record.id).await {
-                // It was to be forgotten when it ended.
-                Err(AgentError::NoSuchWorkload(_)) => return Ok(()),
-                other => other?,
-            };
-        }
-        self.remove(&record).await
     }
 }
 

@@ -39,7 +39,7 @@ pub use hold::AllocateRequest;
 pub use rebuild::{Rebuilt, is_unknown};
 pub use request::{RootRequest, RunRequest};
 pub use run::Started;
-pub use settle::settle;
+pub use settle::{leave, settle};
 pub use view::{DeviceView, Usage, describe_inventory};
 pub use watch::Watched;
 

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 
-use super::settle::{release, settle_with};
+use super::settle::{leave, release, settle_with};
 use super::{Agent, AgentError};
 use crate::failpoint::{Point, hit};
 use crate::launch::{self, By, Calls, Cgroup, Container, Folder};
@@ -207,7 +207,11 @@ impl Agent {
             at_ms: sys::now_ms(),
             ..Exit::default()
         });
-        settle_with(&self.ledger, &self.plugins, folder, id, exit).await
+        let settled = settle_with(&self.ledger, &self.plugins, id, exit).await?;
+        if let Some(record) = settled {
+            leave(folder, &record);
+        }
+        Ok(())
     }
 }
 

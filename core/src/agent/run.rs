@@ -133,12 +133,7 @@ impl Agent {
     }
 
     /// Undoes an intent; the error, with what became of it.
-    async fn failed(
-        &self,
-        folder: &Folder,
-        record: Record,
-        error: AgentError,
-    ) -> AgentError {
+    async fn failed(&self, folder: &Folder, record: Record, error: AgentError) -> AgentError {
         let undone = self.undo(folder, &record).await;
         match error {
             error if !undone => AgentError::NotUndone {

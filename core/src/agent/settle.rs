@@ -12,10 +12,11 @@ use crate::ledger::Ledger;
 use crate::model::{Exit, Record, State};
 use crate::plugin::{self, Set};
 
-/// Settles a workload whose container is gone: plugins release, the ledger
-/// notes how it ended, its folder is tidied, or removed with its record if it
-/// was run so. A plugin that cannot release keeps its slices closed
-/// (`releasing`), and is asked again by the next `divvy`.
+/// Settles a workload whose process has ended: plugins release, the ledger
+/// notes how it ended, or forgets it if it was run so. A plugin that cannot
+/// release keeps its slices closed (`releasing`), and is asked again by the next
+/// `divvy`. The record as it is now; `None`: there is none. Its folder is for
+/// [`leave`], once its container is gone too.
 ///
 /// # Errors
 /// The ledger or the plugin folder; then it is settled by the next `divvy`.
@@ -24,28 +25,40 @@ pub async fn settle(
     plugins: &plugin::Settings,
     id: &str,
     exit: Exit,
-) -> Result<(), AgentError> {
+) -> Result<Option<Record>, AgentError> {
     let ledger = Ledger::new(state);
     let Some((record, all)) = begin(&ledger, id, exit)? else {
-        return Ok(());
+        return Ok(None);
     };
     // Started only now: a monitor has no host while its job runs.
     let plugins = Set::open(plugins)?;
     plugins.set_held(&Arc::new(all));
-    end(&ledger, &plugins, &Folder::new(state, id), record).await
+    end(&ledger, &plugins, record).await.map(Some)
 }
 
 /// As [`settle`], with plugins that run already.
 pub(super) async fn settle_with(
     ledger: &Ledger,
     plugins: &Set,
-    folder: &Folder,
     id: &str,
     exit: Exit,
-) -> Result<(), AgentError> {
+) -> Result<Option<Record>, AgentError> {
     match begin(ledger, id, exit)? {
-        Some((record, _)) => end(ledger, plugins, folder, record).await,
-        None => Ok(()),
+        Some((record, _)) => end(ledger, plugins, record).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The last step, when nothing is mounted any more: the folder of a settled
+/// workload is tidied, or goes with its record.
+pub fn leave(folder: &Folder, record: &Record) {
+    if record.remove_on_exit {
+        folder.remove();
+    } else {
+        folder.tidy();
+        hit(Point::SettleTidied);
+        // A copy; the ledger has it.
+        let _ = folder.save_record(record);
     }
 }
 
@@ -71,15 +84,20 @@ fn begin(
 }
 
 /// Plugins release it, and nothing is held any more.
-async fn end(
-    ledger: &Ledger,
-    plugins: &Set,
-    folder: &Folder,
-    record: Record,
-) -> Result<(), AgentError> {
+async fn end(ledger: &Ledger, plugins: &Set, mut record: Record) -> Result<Record, AgentError> {
     release(plugins, &record).await?;
     hit(Point::SettleReleased);
-    close(ledger, folder, record)
+    record.state = State::Exited;
+    ledger.transact(|t| {
+        if record.remove_on_exit {
+            t.remove(&record.id);
+        } else {
+            t.put(record.clone());
+        }
+        Ok::<_, AgentError>(())
+    })?;
+    hit(Point::SettleExited);
+    Ok(record)
 }
 
 /// Has every plugin of a workload release it.
@@ -97,29 +115,6 @@ pub(super) async fn release(plugins: &Set, record: &Record) -> Result<(), AgentE
                 slices,
             })
             .await?;
-    }
-    Ok(())
-}
-
-/// The last step: nothing is held any more.
-fn close(ledger: &Ledger, folder: &Folder, mut record: Record) -> Result<(), AgentError> {
-    record.state = State::Exited;
-    ledger.transact(|t| {
-        if record.remove_on_exit {
-            t.remove(&record.id);
-        } else {
-            t.put(record.clone());
-        }
-        Ok::<_, AgentError>(())
-    })?;
-    hit(Point::SettleExited);
-    if record.remove_on_exit {
-        folder.remove();
-    } else {
-        folder.tidy();
-        hit(Point::SettleTidied);
-        // A copy; the ledger has it.
-        let _ = folder.save_record(&record);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Agent, AgentError};
 use crate::failpoint::{Point, hit};
 use crate::model::{Exit, Record, State};
-use crate::monitor::{self, Event};
+use crate::monitor;
 
 /// How often is looked whether a workload without a monitor has another.
 const LOOK: Duration = Duration::from_millis(100);
@@ -65,6 +65,26 @@ impl Agent {
         }
     }
 
+    /// Forgets a workload that has ended; with `force`, ends it first.
+    ///
+    /// # Errors
+    /// It has not ended, or does not.
+    pub async fn forget(&self, record: &Record, force: bool) -> Result<(), AgentError> {
+        let mut record = record.clone();
+        if force {
+            self.stop(&record, Duration::ZERO).await?;
+            if !record.has_container() {
+                return Ok(());
+            }
+            record = match self.find(&record.id).await {
+                // It was to be forgotten when it ended.
+                Err(AgentError::NoSuchWorkload(_)) => return Ok(()),
+                other => other?,
+            };
+        }
+        self.remove(&record).await
+    }
+
     /// Waits for the end of a workload and the release of its slices. Returns
     /// how it ended, unless it is forgotten.
     ///
@@ -79,15 +99,10 @@ impl Agent {
             if record.state == State::Exited {
                 return Ok(record.exit);
             }
-            let Ok((mut events, _input)) = monitor::attach(&self.folder(id)).await else {
-                tokio::time::sleep(LOOK).await;
-                continue;
-            };
-            while let Ok(Some(event)) = events.next().await {
-                if let Event::Exit(exit) = event {
-                    return Ok(Some(*exit));
-                }
+            if let Ok(exit) = monitor::wait(&self.folder(id)).await {
+                return Ok(Some(exit));
             }
+            tokio::time::sleep(LOOK).await;
         }
     }
 }

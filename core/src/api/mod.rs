@@ -107,7 +107,7 @@ pub const OPERATIONS: [Operation; 19] = [
     ),
     post(
         "prepare",
-        "/v1/allocations/{name}/prepare",
+        "/v1/workloads/{name}/prepare",
         "Have the plugins make what an allocation needs; the record has the edits that give its slices to a process",
         None,
         "Record",

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 
-use super::agent;
 use super::args::Global;
+use super::open;
 use super::output::{Failure, print_json, printable};
 use crate::launch::{Runtime, candidates, docker};
 use crate::ledger::Ledger;
@@ -72,6 +72,7 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
             "sudo divvy doctor",
         );
     }
+    agent(&mut found, global).await?;
     plugins(&mut found, global).await;
     let healthy = !found.0.iter().any(|f| matches!(f.verdict, Verdict::Bad));
     if global.json {
@@ -90,6 +91,29 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
         }
     }
     Ok(u8::from(!healthy))
+}
+
+/// Is an agent asked, and where does it listen?
+async fn agent(found: &mut Findings, global: &Global) -> Result<(), Failure> {
+    let socket = global.settings()?.agent_socket;
+    let socket = socket.map_or_else(String::new, |s| s.display().to_string());
+    let answer = match open(global).await {
+        Ok(divvy) => divvy.version().await,
+        Err(Failure::Agent(error)) => Err(error),
+        Err(words) => return Err(words),
+    };
+    match answer {
+        Ok(Some(v)) => found.good(format!(
+            "an agent answers at {socket}: version {}, pid {}",
+            v.version, v.pid
+        )),
+        Ok(None) => found.note(
+            format!("no agent at {socket} is asked: commands are their own, as root"),
+            "nothing to do; for a group without sudo: divvy agent --help",
+        ),
+        Err(error) => found.bad(error.to_string(), "see the message"),
+    }
+    Ok(())
 }
 
 fn kernel(found: &mut Findings) {
@@ -234,7 +258,7 @@ async fn engine(found: &mut Findings, global: &Global) -> Result<(), Failure> {
 }
 
 async fn plugins(found: &mut Findings, global: &Global) {
-    let agent = match agent(global) {
+    let agent = match super::agent(global) {
         Ok(agent) => agent,
         Err(failure) => {
             let Failure::Agent(error) = failure else {

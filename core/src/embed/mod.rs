@@ -36,10 +36,10 @@ use std::time::Duration;
 
 use crate::agent::events::Event;
 use crate::agent::{
-    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads, pick,
+    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads,
 };
 use crate::api::{self, Client, Created, Ended, Removed, StopRequest, Version};
-use crate::model::{Exit, Record, Request, State};
+use crate::model::{Exit, Record, Request, State, check_workload_name};
 use crate::monitor::{self, ExecRequest, Log};
 use crate::sys;
 
@@ -138,7 +138,10 @@ impl Divvy {
     /// # Errors
     /// There is none, or several.
     pub async fn workload(&self, name: &str) -> Result<Record, AgentError> {
-        pick(self.workloads().await?.iter(), name).cloned()
+        match &self.0 {
+            Inner::Here(agent) => agent.find(name).await,
+            Inner::There(client) => client.get(&of(name, "")?).await,
+        }
     }
 
     /// Allocates, makes and proves a workload, which then waits for its
@@ -184,7 +187,7 @@ impl Divvy {
                 agent.prepare_held(&record.id).await
             }
             Inner::There(client) => {
-                let path = format!("/v1/allocations/{name}/prepare");
+                let path = of(name, "/prepare")?;
                 client.post(&path, None::<&()>).await
             }
         }
@@ -195,14 +198,16 @@ impl Divvy {
     /// # Errors
     /// There is no such workload, or it does not run.
     pub async fn attach(&self, name: &str) -> Result<Attachment, AgentError> {
-        let record = self.workload(name).await?;
         match &self.0 {
-            Inner::Here(agent) => monitor::attach(&agent.folder(&record.id))
-                .await
-                .map(Attachment::from)
-                .map_err(|_| AgentError::NotRunning(record.name)),
+            Inner::Here(agent) => {
+                let record = agent.find(name).await?;
+                monitor::attach(&agent.folder(&record.id))
+                    .await
+                    .map(Attachment::from)
+                    .map_err(|_| AgentError::NotRunning(record.name))
+            }
             Inner::There(client) => {
-                let path = format!("/v1/workloads/{}/attach", record.id);
+                let path = of(name, "/attach")?;
                 client
                     .frames(&path, None::<&()>)
                     .await
@@ -216,21 +221,18 @@ impl Divvy {
     /// # Errors
     /// There is no such workload, it does not run, or the request is refused.
     pub async fn exec(&self, name: &str, request: ExecRequest) -> Result<Attachment, AgentError> {
-        let record = self.workload(name).await?;
-        if record.state != State::Running {
-            return Err(AgentError::NotRunning(record.name));
-        }
         match &self.0 {
             Inner::Here(agent) => {
+                let record = agent.find(name).await?;
+                if record.state != State::Running {
+                    return Err(AgentError::NotRunning(record.name));
+                }
                 let attached = monitor::exec(&agent.folder(&record.id), request).await?;
                 Ok(Attachment::from(attached))
             }
             Inner::There(client) => {
-                let path = format!("/v1/workloads/{}/exec", record.id);
-                client
-                    .frames(&path, Some(&request))
-                    .await
-                    .map(Attachment::from)
+                let attached = client.frames(&of(name, "/exec")?, Some(&request)).await?;
+                Ok(Attachment::from(attached))
             }
         }
     }
@@ -240,13 +242,15 @@ impl Divvy {
     /// # Errors
     /// There is no such workload, or its log cannot be read.
     pub async fn logs(&self, name: &str, follow: bool) -> Result<Lines, AgentError> {
-        let record = self.workload(name).await?;
         match &self.0 {
-            Inner::Here(agent) => Log::open(agent.folder(&record.id), follow)
-                .map(Lines::Here)
-                .map_err(|e| AgentError::System("its log cannot be read", e)),
+            Inner::Here(agent) => {
+                let record = agent.find(name).await?;
+                Log::open(agent.folder(&record.id), follow)
+                    .map(Lines::Here)
+                    .map_err(|e| AgentError::System("its log cannot be read", e))
+            }
             Inner::There(client) => {
-                let path = format!("/v1/workloads/{}/logs?follow={follow}", record.id);
+                let path = of(name, &format!("/logs?follow={follow}"))?;
                 client.stream(&path).await.map(Lines::There)
             }
         }
@@ -262,7 +266,7 @@ impl Divvy {
             Inner::Here(agent) => agent.stop(&agent.find(name).await?, grace).await,
             Inner::There(client) => {
                 let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-                let path = format!("/v1/workloads/{name}/stop");
+                let path = of(name, "/stop")?;
                 let ended: Ended = client.post(&path, Some(&StopRequest { grace_ms })).await?;
                 Ok(ended.exit)
             }
@@ -281,7 +285,7 @@ impl Divvy {
                 agent.wait(&record.id).await
             }
             Inner::There(client) => {
-                let ended: Ended = client.get(&format!("/v1/workloads/{name}/wait")).await?;
+                let ended: Ended = client.get(&of(name, "/wait")?).await?;
                 Ok(ended.exit)
             }
         }
@@ -300,7 +304,7 @@ impl Divvy {
                 Ok(record.name)
             }
             Inner::There(client) => {
-                let path = format!("/v1/workloads/{name}?force={force}");
+                let path = of(name, &format!("?force={force}"))?;
                 let removed: Removed = client.delete(&path).await?;
                 Ok(removed.removed)
             }
@@ -321,6 +325,15 @@ impl Divvy {
             None => format!("/v1/events?follow={follow}"),
         };
         Ok(Events(client.stream(&path).await?))
+    }
+}
+
+/// The path of an operation on a workload. What cannot be a name is none's, and
+/// no part of a path.
+fn of(name: &str, operation: &str) -> Result<String, AgentError> {
+    match check_workload_name(name) {
+        Ok(()) => Ok(format!("/v1/workloads/{name}{operation}")),
+        Err(_) => Err(AgentError::NoSuchWorkload(name.to_owned())),
     }
 }
 

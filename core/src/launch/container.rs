@@ -259,14 +259,6 @@ impl Folder {
         }
     }
 
-    /// What ought to have been done when its workload was settled.
-    pub(crate) fn sweep(&self) {
-        match self.record() {
-            Ok(record) if record.remove_on_exit => self.remove(),
-            _ => self.tidy(),
-        }
-    }
-
     /// Removes everything.
     pub(crate) fn remove(&self) {
         self.tidy();

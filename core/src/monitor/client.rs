@@ -36,8 +36,18 @@ impl std::fmt::Debug for Signalled {
 /// # Errors
 /// It has no monitor (any more).
 pub async fn attach(folder: &Folder) -> io::Result<(Attached, Signalled)> {
-    let (read, write) = open(folder, &Ask::Attach).await?.into_split();
+    let opened = open(folder, &Ask::Attach).await;
+    let (read, write) = opened.map_err(io::Error::other)?.into_split();
     Ok(joined(read, write))
+}
+
+/// Waits for a workload's end.
+///
+/// # Errors
+/// It has no monitor (any more).
+pub async fn wait(folder: &Folder) -> io::Result<Exit> {
+    let (mut events, _input) = attach(folder).await?;
+    events.end().await
 }
 
 /// The two sides of a connection that has joined a workload.
@@ -52,13 +62,14 @@ pub(crate) fn joined(
 /// its input.
 ///
 /// # Errors
-/// It has no monitor (any more).
-pub(crate) async fn open(folder: &Folder, what: &Ask) -> io::Result<UnixStream> {
+/// It has no monitor (any more), or that says no.
+pub(crate) async fn open(folder: &Folder, what: &Ask) -> Result<UnixStream, ExecError> {
     let mut stream = ask(folder, what).await?;
     let first = frames::receive(&mut stream).await?;
     match first.and_then(Event::decode) {
         Some(Event::Joined) => Ok(stream),
-        _ => Err(io::Error::other("the monitor does not speak as expected")),
+        Some(Event::Refused { code, message }) => Err(ExecError::Refused { code, message }),
+        _ => Err(io::Error::other("the monitor does not speak as expected").into()),
     }
 }
 
@@ -86,23 +97,9 @@ pub async fn exec(
     folder: &Folder,
     request: ExecRequest,
 ) -> Result<(Attached, Signalled), ExecError> {
-    let (read, write) = open_exec(folder, request).await?.into_split();
+    let stream = open(folder, &Ask::Exec(request)).await?;
+    let (read, write) = stream.into_split();
     Ok(joined(read, write))
-}
-
-/// A connection to another command in a workload: what follows are its events
-/// and its input.
-pub(crate) async fn open_exec(
-    folder: &Folder,
-    request: ExecRequest,
-) -> Result<UnixStream, ExecError> {
-    let mut stream = ask(folder, &Ask::Exec(request)).await?;
-    let first = frames::receive(&mut stream).await?;
-    match first.and_then(Event::decode) {
-        Some(Event::Joined) => Ok(stream),
-        Some(Event::Refused { code, message }) => Err(ExecError::Refused { code, message }),
-        _ => Err(io::Error::other("the monitor does not speak as expected").into()),
-    }
 }
 
 /// Asks a workload to stop: its stop signal, then SIGKILL after `grace`.
@@ -114,14 +111,8 @@ pub async fn stop(folder: &Folder, grace: Duration) -> io::Result<Exit> {
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     let (read, write) = ask(folder, &Ask::Stop { grace_ms }).await?.into_split();
     hit(Point::StopAsked);
-    let (mut attached, _input) = joined(read, write);
-    loop {
-        match attached.next().await? {
-            Some(Event::Exit(exit)) => return Ok(*exit),
-            Some(_) => {}
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
+    let (mut events, _input) = joined(read, write);
+    events.end().await
 }
 
 async fn ask(folder: &Folder, ask: &Ask) -> io::Result<UnixStream> {
@@ -143,6 +134,17 @@ impl Attached {
         Event::decode(frame)
             .map(Some)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an unknown event"))
+    }
+
+    /// Passes over everything but the end.
+    async fn end(&mut self) -> io::Result<Exit> {
+        loop {
+            match self.next().await? {
+                Some(Event::Exit(exit)) => return Ok(*exit),
+                Some(_) => {}
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
     }
 }
 

@@ -25,8 +25,8 @@ mod protocol;
 mod serve;
 mod streams;
 
-pub use client::{Attached, ExecError, Signalled, attach, exec, stop};
-pub(crate) use client::{joined, open, open_exec};
+pub use client::{Attached, ExecError, Signalled, attach, exec, stop, wait};
+pub(crate) use client::{joined, open};
 pub(crate) use engine::how_it_ended;
 pub use log::{Log, LogLine};
 pub use process::main;

@@ -176,9 +176,11 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
             // The workload is ours since the go: so is its end.
             take_down(&container, folder).await;
             let exit = never_ran(Some(125), &error.1);
-            agent::settle(&settings.state, &settings.plugins, &container.id, exit)
-                .await
-                .map_err(failed("settled"))?;
+            let settled =
+                agent::settle(&settings.state, &settings.plugins, &container.id, exit).await;
+            if let Some(record) = settled.map_err(failed("settled"))? {
+                agent::leave(folder, &record);
+            }
             return Err(error);
         }
     }
@@ -249,14 +251,13 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         Either::Right((settled, _)) => (None, settled),
     };
     if early.is_none() && matches!(container.by, By::Oci(_)) {
+        // Its root is mounted as long.
         early = Some(deletion.as_mut().await);
-        // What was settled while its root was still mounted is not tidied yet.
-        if settled.is_ok() {
-            folder.sweep();
-        }
     }
-    if let Err(error) = settled {
-        eprintln!("{error}");
+    match settled {
+        Ok(Some(record)) => agent::leave(folder, &record),
+        Ok(None) => {}
+        Err(error) => eprintln!("{error}"),
     }
     hit(Point::MonitorSettled);
     // Only now: whoever waits for the end may count on the slices being free.

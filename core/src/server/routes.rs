@@ -20,7 +20,7 @@ use crate::agent::{
 use crate::api::{self, Created, Ended, OPERATIONS, Removed, StopRequest, Version};
 use crate::launch::check_user_mount;
 use crate::model::{self, Exit, Record, State as Standing};
-use crate::monitor::{self, Event};
+use crate::monitor;
 
 /// How often is looked for the monitor of a workload that has none.
 const LOOK: Duration = Duration::from_millis(100);
@@ -325,12 +325,8 @@ impl Server {
             if record.state == Standing::Exited {
                 return Ok(record.exit.clone());
             }
-            if let Ok((mut events, _input)) = monitor::attach(&self.agent().folder(id)).await {
-                while let Ok(Some(event)) = events.next().await {
-                    if let Event::Exit(exit) = event {
-                        return Ok(Some(*exit));
-                    }
-                }
+            if let Ok(exit) = monitor::wait(&self.agent().folder(id)).await {
+                return Ok(Some(exit));
             }
             // It has no monitor, or lost it: another follows.
             tokio::time::sleep(LOOK).await;

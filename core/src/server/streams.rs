@@ -81,7 +81,7 @@ pub(super) async fn exec(
     let body = body.map_err(|e| AgentError::Unreadable(e.to_string()))?;
     let asked: ExecRequest =
         serde_json::from_slice(&body).map_err(|e| AgentError::Unreadable(e.to_string()))?;
-    let stream = monitor::open_exec(&server.agent().folder(&record.id), asked).await;
+    let stream = monitor::open(&server.agent().folder(&record.id), &Ask::Exec(asked)).await;
     let stream = stream.map_err(|error| match error {
         ExecError::Unreachable(_) => AgentError::NotRunning(record.name),
         refused @ ExecError::Refused { .. } => refused.into(),
