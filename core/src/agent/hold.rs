@@ -15,9 +15,10 @@ use divvy_plugin::Edits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::run::{blank, named, new_id};
 use super::{Agent, AgentError, settle};
 use crate::launch::Needs;
-use crate::model::{NO_LAUNCHER, Record, Request, State, check_workload_name, new_allocation_id};
+use crate::model::{NO_LAUNCHER, Record, Request, State};
 use crate::sys;
 
 /// What is to be held.
@@ -45,34 +46,14 @@ impl Agent {
         }
         let (inventory, failed) = self.inventory().await;
         let failed = self.needed(&inventory, failed)?;
-        let id = new_allocation_id(
-            sys::random().map_err(|e| AgentError::System("no random numbers", e))?,
-        );
-        let name = match &request.name {
-            Some(name) => name.clone(),
-            None => format!("w-{}", &id[..6]),
-        };
-        check_workload_name(&name)?;
+        let id = new_id()?;
+        let name = named(&id, request.name.as_ref())?;
         let intent = Record {
-            id,
-            name,
             state: State::Running,
-            remove_on_exit: true,
-            owner: request.owner,
-            boot_id: sys::boot_id()
-                .map_err(|e| AgentError::System("cannot read the boot id", e))?,
-            created_ms: sys::now_ms(),
-            asked: Default::default(),
-            slices: vec![],
-            why: vec![],
-            edits: Default::default(),
             launcher: NO_LAUNCHER.into(),
             runtime: "-".into(),
             root: "-".into(),
-            command: vec![],
-            pid: None,
-            container_id: None,
-            exit: None,
+            ..blank(&id, &name, request.owner)?
         };
         let needs = Needs::default();
         let record = self.take(intent, &request.resources, &needs, &inventory, failed)?;

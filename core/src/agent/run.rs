@@ -105,9 +105,7 @@ impl Agent {
         self.recover().await?;
         let (inventory, failed) = self.inventory().await;
         let failed = self.needed(&inventory, failed)?;
-        let id = new_allocation_id(
-            sys::random().map_err(|e| AgentError::System("no random numbers", e))?,
-        );
+        let id = new_id()?;
         let plan = self.plan(&id, &request, &inventory).await?;
         hit(Point::RunPlanned);
         let folder = self.folder(&id);
@@ -163,11 +161,7 @@ impl Agent {
         request: &RunRequest,
         inventory: &Inventory,
     ) -> Result<Plan, AgentError> {
-        let name = request
-            .name
-            .clone()
-            .unwrap_or_else(|| format!("w-{}", &id[..6]));
-        check_workload_name(&name)?;
+        let name = named(id, request.name.as_ref())?;
         let state = &self.settings.state;
         let reserved = Reserved::of(inventory);
         let mut notes = Vec::new();
@@ -281,25 +275,12 @@ impl Agent {
     fn intent(&self, id: &str, plan: &Plan, request: &RunRequest) -> Result<Record, AgentError> {
         let (launcher, runtime) = plan.how.names();
         Ok(Record {
-            id: id.to_owned(),
-            name: plan.name.clone(),
-            state: State::Preparing,
             remove_on_exit: request.remove_on_exit,
-            owner: request.caller.uid,
-            boot_id: sys::boot_id()
-                .map_err(|e| AgentError::System("cannot read the boot id", e))?,
-            created_ms: sys::now_ms(),
-            asked: BTreeMap::new(),
-            slices: vec![],
-            why: vec![],
-            edits: BTreeMap::new(),
             launcher,
             runtime,
             root: plan.root_name.clone(),
             command: plan.job.command.clone(),
-            pid: None,
-            container_id: None,
-            exit: None,
+            ..blank(id, &plan.name, request.caller.uid)?
         })
     }
 
@@ -525,6 +506,43 @@ impl Agent {
             }
         }
     }
+}
+
+/// An id that nobody has.
+pub(super) fn new_id() -> Result<String, AgentError> {
+    let random = sys::random().map_err(|e| AgentError::System("no random numbers", e))?;
+    Ok(new_allocation_id(random))
+}
+
+/// The name that was wanted, or one of the id.
+pub(super) fn named(id: &str, wanted: Option<&String>) -> Result<String, AgentError> {
+    let name = wanted.cloned().unwrap_or_else(|| format!("w-{}", &id[..6]));
+    check_workload_name(&name)?;
+    Ok(name)
+}
+
+/// A record of which nothing is decided, of now.
+pub(super) fn blank(id: &str, name: &str, owner: u32) -> Result<Record, AgentError> {
+    Ok(Record {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        state: State::Preparing,
+        remove_on_exit: true,
+        owner,
+        boot_id: sys::boot_id().map_err(|e| AgentError::System("cannot read the boot id", e))?,
+        created_ms: sys::now_ms(),
+        asked: BTreeMap::new(),
+        slices: vec![],
+        why: vec![],
+        edits: BTreeMap::new(),
+        launcher: String::new(),
+        runtime: String::new(),
+        root: String::new(),
+        command: vec![],
+        pid: None,
+        container_id: None,
+        exit: None,
+    })
 }
 
 async fn report(control: &mut UnixStream) -> Result<monitor::Report, AgentError> {

@@ -21,10 +21,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::exec::{Ends, Running, channels, ended};
+use super::exec::{Ends, Running, Told, channels, ended, tell};
 use super::hub::{Counts, Hub};
 use super::process::RUNTIME;
-use super::protocol::{Event, ExecRequest, Input};
+use super::protocol::{Event, ExecRequest};
 use super::serve::Workload;
 use super::streams::Writer;
 use crate::agent::AgentError;
@@ -403,22 +403,14 @@ async fn attend(
                 // Unheard, it goes on.
                 let _ = ends.events.send(event).await;
             }
-            told = ends.input.recv(), if told_more => match told {
-                Some(Input::Data(data)) => {
-                    // It may not want to read any more.
-                    let _ = writer.write(&data).await;
+            told = ends.input.recv(), if told_more => {
+                told_more = told.is_some();
+                match tell(&mut writer, told).await {
+                    Told::Done => {}
+                    Told::Resize(columns, rows) => handle.exec_resize(&id, columns, rows).await,
+                    Told::Signal(number) => signal(&handle, &id, &cgroup, number).await,
                 }
-                Some(Input::End) => writer.end().await,
-                None => {
-                    told_more = false;
-                    writer.end().await;
-                    if writer.is_terminal() {
-                        signal(&handle, &id, &cgroup, Signal::HUP.as_raw()).await;
-                    }
-                }
-                Some(Input::Resize(columns, rows)) => handle.exec_resize(&id, columns, rows).await,
-                Some(Input::Signal(number)) => signal(&handle, &id, &cgroup, number).await,
-            },
+            }
         }
     }
     // Its streams are closed; the engine notes its end a moment later.

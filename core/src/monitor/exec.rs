@@ -95,6 +95,37 @@ pub(super) fn ended(code: Option<u8>) -> Event {
     }))
 }
 
+/// What of an input a launcher has to see to itself.
+pub(super) enum Told {
+    /// Nothing more.
+    Done,
+    /// The terminal's size, in characters.
+    Resize(u16, u16),
+    /// A signal, by number.
+    Signal(i32),
+}
+
+/// Gives a command what it is told; `None`: nobody will tell it more.
+pub(super) async fn tell(writer: &mut Writer, told: Option<Input>) -> Told {
+    match told {
+        Some(Input::Data(data)) => {
+            // It may not want to read any more.
+            let _ = writer.write(&data).await;
+        }
+        Some(Input::End) => writer.end().await,
+        Some(Input::Resize(columns, rows)) => return Told::Resize(columns, rows),
+        Some(Input::Signal(number)) => return Told::Signal(number),
+        None => {
+            writer.end().await;
+            // As when a person's line is cut.
+            if writer.is_terminal() {
+                return Told::Signal(Signal::HUP.as_raw());
+            }
+        }
+    }
+    Told::Done
+}
+
 // === by an OCI runtime ===
 
 fn by_runtime(workload: &Workload, oci: &Oci, request: ExecRequest) -> Result<Running, AgentError> {
@@ -229,32 +260,23 @@ async fn attend(mut child: Child, streams: Streams, mut ends: Ends, _file: Proce
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            told = ends.input.recv(), if told_more => match told {
-                Some(Input::Data(data)) => {
-                    // It may not want to read any more.
-                    let _ = writer.write(&data).await;
-                }
-                Some(Input::End) => writer.end().await,
-                None => {
-                    told_more = false;
-                    writer.end().await;
-                    // As when a person's line is cut.
-                    if writer.is_terminal() {
-                        signal(Signal::HUP);
+            told = ends.input.recv(), if told_more => {
+                told_more = told.is_some();
+                match tell(&mut writer, told).await {
+                    Told::Done => {}
+                    Told::Resize(columns, rows) => {
+                        writer.resize(columns, rows).await;
+                        // No terminal's session is its own, so the kernel tells
+                        // it nothing.
+                        signal(Signal::WINCH);
+                    }
+                    Told::Signal(number) => {
+                        if let Some(number) = Signal::from_named_raw(number) {
+                            signal(number);
+                        }
                     }
                 }
-                Some(Input::Resize(columns, rows)) => {
-                    writer.resize(columns, rows).await;
-                    // No terminal's session is its own, so the kernel tells it
-                    // nothing.
-                    signal(Signal::WINCH);
-                }
-                Some(Input::Signal(number)) => {
-                    if let Some(number) = Signal::from_named_raw(number) {
-                        signal(number);
-                    }
-                }
-            },
+            }
         }
     };
     let _ = over.send(true);

@@ -174,33 +174,30 @@ impl Folder {
 mod tests {
     use super::{Container, Folder, Spec, store};
 
-    /// Found by `cargo xtask soak`.
-    #[test]
-    fn an_exec_does_not_bring_a_deleted_containers_folder_back() {
-        let root = tempfile::tempdir().unwrap();
+    fn claimed(root: &std::path::Path) -> Container {
         let record = store::Record {
             bundle: "/nowhere".into(),
             cgroup: "/nowhere".into(),
             creator: store::Process::own().unwrap(),
             init: None,
         };
-        let spec = Spec::default();
-        let container = Container::claim(root.path(), "w", record, &spec).unwrap();
+        Container::claim(root, "w", record, &Spec::default()).unwrap()
+    }
+
+    /// Found by `cargo xtask soak`.
+    #[test]
+    fn an_exec_does_not_bring_a_deleted_containers_folder_back() {
+        let root = tempfile::tempdir().unwrap();
+        let container = claimed(root.path());
         container.remove().unwrap();
-        assert!(Folder::make(&container, spec).is_err());
+        assert!(Folder::make(&container, Spec::default()).is_err());
         assert!(!container.dir.exists());
     }
 
     #[test]
     fn a_folder_that_is_filled_meanwhile_is_removed_all_the_same() {
         let root = tempfile::tempdir().unwrap();
-        let record = store::Record {
-            bundle: "/nowhere".into(),
-            cgroup: "/nowhere".into(),
-            creator: store::Process::own().unwrap(),
-            init: None,
-        };
-        let container = Container::claim(root.path(), "w", record, &Spec::default()).unwrap();
+        let container = claimed(root.path());
         let over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
