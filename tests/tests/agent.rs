@@ -455,12 +455,13 @@ fn events_go_on_where_a_listener_was() {
 fn metrics_are_open_metrics_and_name_the_owners() {
     requires!(root);
     let machine = machine();
-    let agent = machine.agent("metrics = \"127.0.0.1:19440\"");
+    let address = a_free_address();
+    let agent = machine.agent(&format!("metrics = \"{address}\""));
     machine
         .divvy("run -d --name w --cpu 0.5 --mem 64MiB -- sleep 60")
         .run()
         .succeeds();
-    let page = http_get("127.0.0.1:19440", "/metrics");
+    let page = http_get(&address, "/metrics");
     for line in [
         "divvy_slice_amount{workload=\"w\",",
         "slot=\"cpu\",unit=\"core\"} 0.5",
@@ -475,9 +476,15 @@ fn metrics_are_open_metrics_and_name_the_owners() {
     }
     assert!(page.trim_end().ends_with("# EOF"), "{page}");
     // Nothing else is served there.
-    assert!(http_get("127.0.0.1:19440", "/v1/workloads").starts_with("HTTP/1.1 404"));
+    assert!(http_get(&address, "/v1/workloads").starts_with("HTTP/1.1 404"));
     machine.divvy("rm -f w").run().succeeds();
     agent.end().succeeds();
+}
+
+/// A loopback address that nobody listens at.
+fn a_free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
 }
 
 fn http_get(address: &str, path: &str) -> String {
