@@ -1,0 +1,1 @@
+//! Divvy's plugin for NVIDIA GPUs.

@@ -1,0 +1,1 @@
+//! The description file, read and changed.

@@ -1,0 +1,1 @@
+//! Makes a machine's folder.

@@ -1,0 +1,1 @@
+//! Stands in for NVIDIA's `libnvidia-ml.so.1` (NVML).
