@@ -8,6 +8,8 @@
 //! restarted: nobody can tell whether what uses them still runs. Its second copy
 //! is a file, `STATE/held/ID.json`.
 
+use std::collections::BTreeMap;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -91,7 +93,7 @@ impl Agent {
         {
             return Ok(record);
         }
-        let (edits, _) = self.prepare(&record, &inventory).await?;
+        let (edits, _) = self.prepare(&record, &inventory, &BTreeMap::new()).await?;
         record = self.change(id, |record| record.edits.clone_from(&edits))?;
         self.save_copy(&record)?;
         Ok(record)

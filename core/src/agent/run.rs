@@ -170,6 +170,7 @@ impl Agent {
             name: name.clone(),
             command: request.command.clone(),
             env: user_env(request, &reserved)?,
+            image_env: BTreeMap::new(),
             workdir: "/".into(),
             user: request.caller.clone(),
             mounts: request.mounts.clone(),
@@ -330,7 +331,9 @@ impl Agent {
         hit(Point::RunReserved);
         folder.save_record(&record)?;
         hit(Point::RunCopied);
-        let (by_plugin, edits) = self.prepare(&record, inventory).await?;
+        let (by_plugin, edits) = self
+            .prepare(&record, inventory, &plan.job.image_env)
+            .await?;
         record.edits = by_plugin;
 
         let init = launch::write_init(&self.settings.state)?;
@@ -396,11 +399,12 @@ impl Agent {
     }
 
     /// Has the plugins turn a record's slices into edits: each plugin's, and all
-    /// as one, checked.
+    /// as one, checked. Each learns what the image says of its own variables.
     pub(super) async fn prepare(
         &self,
         record: &Record,
         inventory: &Inventory,
+        image_env: &BTreeMap<String, String>,
     ) -> Result<(BTreeMap<String, Edits>, Edits), AgentError> {
         let mut all = BTreeMap::new();
         for name in record.plugins() {
@@ -413,9 +417,14 @@ impl Agent {
                 .filter(|d| d.plugin == name)
                 .map(|d| (d.device.id.as_str(), &d.device))
                 .collect();
+            let reserved = inventory
+                .plugins
+                .get(name)
+                .map(|m| m.reserved_env.as_slice());
             let request = PrepareRequest {
                 allocation: record.id.clone(),
                 slices: record.slices_of(name),
+                image_env: launch::held_back(image_env, reserved.unwrap_or_default()),
             };
             all.insert(name.to_owned(), client.prepare(&request, &devices).await?);
         }
@@ -658,12 +667,12 @@ fn finish_job(job: &mut Job, request: &RunRequest) -> Result<(), AgentError> {
 
 /// What an image says, where the user did not; never a reserved variable.
 pub(super) fn apply_image(job: &mut Job, config: &image::ImageConfig, reserved: &Reserved) {
-    let mut env: BTreeMap<String, String> = config
+    let (mut env, held): (BTreeMap<String, String>, BTreeMap<String, String>) = config
         .env
         .iter()
-        .filter(|(name, _)| reserved.lets(name))
         .cloned()
-        .collect();
+        .partition(|(name, _)| reserved.lets(name));
+    job.image_env = held;
     env.extend(std::mem::take(&mut job.env));
     job.env = env.into_iter().collect();
     let command = if job.command.is_empty() {

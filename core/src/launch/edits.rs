@@ -45,6 +45,10 @@ pub fn merge(all: &BTreeMap<String, Edits>) -> Result<Edits, MergeError> {
             claim(format!("the mount {}", mount.target))?;
             merged.mounts.push(mount.clone());
         }
+        for folder in &edits.library_paths {
+            claim(format!("the loader's folder {folder}"))?;
+            merged.library_paths.push(folder.clone());
+        }
         for (key, value) in &edits.annotations {
             claim(format!("the annotation {key}"))?;
             merged.annotations.insert(key.clone(), value.clone());

@@ -51,7 +51,7 @@ pub use signals::{signal_name, signal_number};
 pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
 pub(crate) use spec::{init_args, render, write_init};
 pub use variables::Reserved;
-pub(crate) use variables::VariableFault;
+pub(crate) use variables::{VariableFault, held_back};
 
 use std::path::PathBuf;
 

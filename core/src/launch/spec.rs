@@ -108,6 +108,9 @@ pub struct Job {
     /// Variables of the user (of the image first, then `-e`), reserved names
     /// already refused or dropped.
     pub env: Vec<(String, String)>,
+    /// What the image says of reserved variables: for plugins to look at, not for the
+    /// container.
+    pub image_env: BTreeMap<String, String>,
     /// Working directory, absolute.
     pub workdir: String,
     /// Who runs it.
@@ -229,14 +232,19 @@ fn env(job: &Job, edits: &Edits) -> Vec<String> {
     if job.tty {
         vars.insert("TERM", "xterm");
     }
-    layered(&mut vars, job, edits);
-    vars.into_iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
+    layered(vars, job, edits)
 }
 
-/// Lays the variables over what is there, in the order of who wins.
-pub(super) fn layered<'a>(vars: &mut BTreeMap<&'a str, &'a str>, job: &'a Job, edits: &'a Edits) {
+/// Where the dynamic loader looks before its own folders (ld.so(8)).
+const LOADER_PATH: &str = "LD_LIBRARY_PATH";
+
+/// Lays the variables over what is there, in the order of who wins; as `NAME=VALUE`.
+/// The folders that plugins have the loader look in come before anybody else's.
+pub(super) fn layered<'a>(
+    mut vars: BTreeMap<&'a str, &'a str>,
+    job: &'a Job,
+    edits: &'a Edits,
+) -> Vec<String> {
     let (defaults, forced): (Vec<_>, Vec<_>) = edits.env.iter().partition(|v| v.default);
     vars.extend(defaults.iter().map(|v| (v.name.as_str(), v.value.as_str())));
     vars.extend(
@@ -245,6 +253,20 @@ pub(super) fn layered<'a>(vars: &mut BTreeMap<&'a str, &'a str>, job: &'a Job, e
             .map(|(name, value)| (name.as_str(), value.as_str())),
     );
     vars.extend(forced.iter().map(|v| (v.name.as_str(), v.value.as_str())));
+    let mut folders: Vec<&str> = edits.library_paths.iter().map(String::as_str).collect();
+    if let Some(others) = vars.get(LOADER_PATH).filter(|others| !others.is_empty()) {
+        folders.push(others);
+    }
+    let folders = folders.join(":");
+    let mut lines: Vec<String> = vars
+        .iter()
+        .filter(|(name, _)| **name != LOADER_PATH || edits.library_paths.is_empty())
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    if !edits.library_paths.is_empty() {
+        lines.push(format!("{LOADER_PATH}={folders}"));
+    }
+    lines
 }
 
 fn namespaces(network: Network) -> Value {
@@ -397,6 +419,7 @@ pub(super) fn probe_bundle(bundle: &Path, id: &str, _exe: &Path) -> io::Result<(
         name: "probe".into(),
         command: vec!["true".into()],
         env: vec![],
+        image_env: BTreeMap::new(),
         workdir: "/".into(),
         user: Identity::default(),
         mounts: vec![],

@@ -1,6 +1,8 @@
 //! Which environment variables nobody but plugins may set: by plugins' own
 //! word, and by rules that hold whatever plugins there are (S1, S2).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::Inventory;
@@ -65,6 +67,19 @@ impl Reserved {
         }
         Ok(())
     }
+}
+
+/// Of what an image says of reserved variables: those that one plugin reserves.
+pub(crate) fn held_back(
+    image: &BTreeMap<String, String>,
+    reserved: &[String],
+) -> BTreeMap<String, String> {
+    let patterns = || reserved.iter().map(String::as_str);
+    image
+        .iter()
+        .filter(|(name, _)| validate::is_reserved(name, patterns()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 #[cfg(test)]

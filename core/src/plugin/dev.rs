@@ -121,10 +121,7 @@ async fn show(bench: &mut Bench, sink: Sink<'_>) -> Checked {
     let slices = bench.survey().await.some_slices()?;
 
     sink(Line::Step("a workload: its slices are in the ledger"));
-    let request = PrepareRequest {
-        allocation: bench.allocation(),
-        slices,
-    };
+    let request = PrepareRequest::new(bench.allocation(), slices);
     bench.will_release(&request);
     let edits: Edits = call(bench, &mut host, sink, Op::Prepare, &request).await?;
     let devices = found.devices.iter().map(|d| (d.id.as_str(), d)).collect();
@@ -156,10 +153,7 @@ async fn show(bench: &mut Bench, sink: Sink<'_>) -> Checked {
 
     let drill = Drill {
         found,
-        request: PrepareRequest {
-            allocation: bench.allocation(),
-            slices: request.slices,
-        },
+        request: PrepareRequest::new(bench.allocation(), request.slices),
         deadline: drill_deadline(bench).await?,
     };
     bench.will_release(&drill.request);

@@ -100,7 +100,7 @@ rules! {
         "Correct Edits::env.";
     EnvLoader, Prepare, "env.loader",
         "No variable of the dynamic loader (LD_*) is set.",
-        "Mount the library where the loader finds it instead.";
+        "Mount the libraries in a folder of their own, and name that in Edits::library_paths.";
     EnvReserved, Prepare, "env.reserved",
         "A variable is a default, or reserved in the manifest.",
         "Set EnvVar::default, or add it to Manifest::reserved_env.";
@@ -128,6 +128,9 @@ rules! {
     MountTargets, Prepare, "mounts.targets",
         "Mounts go to plain absolute paths, once each, not to / and not under /proc /sys /dev.",
         "Correct Mount::target.";
+    LibraryPaths, Prepare, "mounts.library-paths",
+        "The loader is told to look in folders that these edits mount something in.",
+        "Mount the libraries, one by one, in a folder of their own, and name that in Edits::library_paths.";
     Groups, Prepare, "edits.groups",
         "No group is 0 or the highest number.",
         "Give the node its own group and name that.";

@@ -423,6 +423,14 @@ pub(super) fn edits(
             mount.target
         );
     }
+    for folder in &edits.library_paths {
+        let holds = |target: &&String| Path::new(target).parent() == Some(Path::new(folder));
+        ensure!(
+            Rule::LibraryPaths,
+            normal(folder) && !folder.contains(':') && targets.iter().any(holds),
+            "it has the loader look in {folder:?}, in which it mounts nothing"
+        );
+    }
     for gid in &edits.additional_gids {
         ensure!(Rule::Groups, *gid != 0, "it adds the root group");
         ensure!(Rule::Groups, *gid != u32::MAX, "it adds the group {gid}");
@@ -887,6 +895,10 @@ mod tests {
             (env("PATH"), "without reserving"),
             (env("A B"), "no environment variable"),
             (env(""), "no environment variable"),
+            (
+                lie(|e| e.library_paths.push("/opt/elsewhere".into())),
+                "mounts nothing",
+            ),
             (lie(|e| e.additional_gids.push(0)), "root group"),
             (lie(|e| e.resources.memory_bytes = Some(11)), "above the 10"),
             (

@@ -42,6 +42,24 @@ pub struct PrepareRequest {
     pub allocation: String,
     /// Its slices on this plugin's devices, never empty.
     pub slices: Vec<Slice>,
+    /// What the container's image says of the variables that this plugin reserves
+    /// ([`Manifest::reserved_env`](crate::Manifest::reserved_env)): they do not reach the
+    /// container, but may say what the image needs. Refuse with
+    /// [`Unsupported`](crate::ErrorCode::Unsupported) what cannot run here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_env: BTreeMap<String, String>,
+}
+
+impl PrepareRequest {
+    /// A request for a container of which no image says anything.
+    #[must_use]
+    pub fn new(allocation: impl Into<String>, slices: Vec<Slice>) -> Self {
+        Self {
+            allocation: allocation.into(),
+            slices,
+            image_env: BTreeMap::new(),
+        }
+    }
 }
 
 /// Into `started`: the container runs.

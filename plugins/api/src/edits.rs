@@ -22,6 +22,11 @@ pub struct Edits {
     /// Files and folders of the host to show, read-only unless said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Folders of the container in which the dynamic loader looks before all others;
+    /// each with a mount of these edits beneath it. The agent puts them in front of
+    /// what image and user say (`LD_LIBRARY_PATH`), which a plugin cannot set itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub library_paths: Vec<String>,
     /// Numeric supplementary groups for the workload's process.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub additional_gids: Vec<u32>,

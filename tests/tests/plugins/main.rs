@@ -110,10 +110,7 @@ async fn prepare(plugin: &Client) -> Result<Edits, CallError> {
 }
 
 fn request() -> PrepareRequest {
-    PrepareRequest {
-        allocation: "a1".into(),
-        slices: slices(),
-    }
+    PrepareRequest::new("a1".into(), slices())
 }
 
 /// Half of `unit-a`.

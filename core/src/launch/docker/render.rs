@@ -142,10 +142,7 @@ fn env(parts: &Parts<'_>) -> Vec<String> {
             vars.insert(name, none);
         }
     }
-    layered(&mut vars, parts.job, parts.edits);
-    vars.into_iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
+    layered(vars, parts.job, parts.edits)
 }
 
 fn devices(edits: &Edits, nodes: &[PathBuf]) -> Vec<DeviceMapping> {

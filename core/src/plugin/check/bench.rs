@@ -220,10 +220,7 @@ impl Bench {
         host: &mut Host,
         slices: &[Slice],
     ) -> Checked<(PrepareRequest, Edits)> {
-        let request = PrepareRequest {
-            allocation: self.allocation(),
-            slices: slices.to_vec(),
-        };
+        let request = PrepareRequest::new(self.allocation(), slices.to_vec());
         self.will_release(&request);
         let edits = host.ask(Op::Prepare, &request).await?;
         Ok((request, edits))

@@ -32,10 +32,7 @@ async fn provoke(bench: &mut Bench) -> Checked {
     let found = survey.found()?;
     let mut slices = survey.some_slices()?;
     slices[0].device = NO_DEVICE.into();
-    let mut request = divvy_plugin::PrepareRequest {
-        allocation: bench.allocation(),
-        slices,
-    };
+    let mut request = divvy_plugin::PrepareRequest::new(bench.allocation(), slices);
     bench.will_release(&request);
     let mut host = bench.host().await?;
     host.say(Op::Prepare, &request).await;

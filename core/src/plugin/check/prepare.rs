@@ -81,10 +81,7 @@ pub(super) async fn lies(bench: &mut Bench) -> Checked<Vec<Lied>> {
 
 /// A request for a new allocation.
 fn request(bench: &mut Bench, slices: Vec<Slice>) -> PrepareRequest {
-    let request = PrepareRequest {
-        allocation: bench.allocation(),
-        slices,
-    };
+    let request = PrepareRequest::new(bench.allocation(), slices);
     bench.will_release(&request);
     request
 }

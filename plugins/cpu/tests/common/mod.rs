@@ -158,10 +158,10 @@ pub(crate) fn slice(text: &str) -> Slice {
 }
 
 pub(crate) fn prepare(plugin: &CpuPlugin, slices: &[&str]) -> Result<Edits, PluginError> {
-    plugin.prepare(&PrepareRequest {
-        allocation: "a1".into(),
-        slices: slices.iter().map(|s| slice(s)).collect(),
-    })
+    plugin.prepare(&PrepareRequest::new(
+        "a1".into(),
+        slices.iter().map(|s| slice(s)).collect(),
+    ))
 }
 
 pub(crate) fn ids<'a>(discovery: &'a Discovery, kind: &str) -> Vec<&'a str> {

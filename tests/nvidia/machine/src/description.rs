@@ -365,7 +365,10 @@ impl Description {
                 if let Link::Gpu(other) = link
                     && !self.gpu.contains_key(other)
                 {
-                    return wrong(format!("gpu.{name}.nvlink: {other}"), "there is no such GPU");
+                    return wrong(
+                        format!("gpu.{name}.nvlink: {other}"),
+                        "there is no such GPU",
+                    );
                 }
             }
             for instance in &gpu.instance {
@@ -404,7 +407,10 @@ impl Description {
         let mut names: Vec<&str> = self.gpu.keys().map(String::as_str).collect();
         names.sort_by_key(|name| {
             let place = order.iter().position(|named| named == name);
-            (place.unwrap_or(usize::MAX), self.gpu.get(*name).map(|gpu| &gpu.pci))
+            (
+                place.unwrap_or(usize::MAX),
+                self.gpu.get(*name).map(|gpu| &gpu.pci),
+            )
         });
         names.retain(|name| self.gpu.get(*name).is_some_and(|gpu| gpu.present));
         names

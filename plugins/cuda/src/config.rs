@@ -1,0 +1,118 @@
+//! This plugin's settings (`--set cuda.KEY=VALUE`).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use divvy_plugin::ConfigKey;
+
+use crate::error::Error;
+
+/// The settings, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// The folder under which the driver's files and libraries are looked for.
+    pub(crate) root: PathBuf,
+    /// `libnvidia-ml.so.1`, where it is not found as the loader finds it.
+    pub(crate) nvml: Option<PathBuf>,
+    /// `libcuda.so.1`, likewise.
+    pub(crate) cuda: Option<PathBuf>,
+    /// Give containers `nvidia-smi`?
+    pub(crate) nvidia_smi: bool,
+    /// Refuse images whose `NVIDIA_REQUIRE_*` this driver does not meet?
+    pub(crate) require: bool,
+}
+
+/// The settings and what they do, for the manifest.
+pub(crate) fn keys() -> Vec<ConfigKey> {
+    [
+        (
+            "root",
+            "folder under which /dev, /proc, /sys and the driver's libraries are looked for; default /",
+        ),
+        (
+            "nvml",
+            "path of libnvidia-ml.so.1; default: found as the loader finds it",
+        ),
+        (
+            "cuda",
+            "path of libcuda.so.1; default: found as the loader finds it",
+        ),
+        (
+            "nvidia_smi",
+            "yes: containers get the host's nvidia-smi; default no",
+        ),
+        (
+            "require",
+            "check: refuse images whose NVIDIA_REQUIRE_* this driver does not meet (default); ignore: run them",
+        ),
+    ]
+    .map(|(name, summary)| ConfigKey {
+        name: name.into(),
+        summary: summary.into(),
+    })
+    .into()
+}
+
+impl Config {
+    /// Reads the settings; what is not set has its default.
+    pub(crate) fn parse(settings: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let mut config = Self {
+            root: "/".into(),
+            nvml: None,
+            cuda: None,
+            nvidia_smi: false,
+            require: true,
+        };
+        for (key, value) in settings {
+            match key.as_str() {
+                "root" => config.root = value.into(),
+                "nvml" => config.nvml = Some(value.into()),
+                "cuda" => config.cuda = Some(value.into()),
+                "nvidia_smi" => config.nvidia_smi = choice(key, value, ["no", "yes"])?,
+                "require" => config.require = choice(key, value, ["ignore", "check"])?,
+                _ => return Err(Error::UnknownKey(key.clone())),
+            }
+        }
+        if !config.root.is_dir() {
+            return Err(Error::NoRoot(config.root.display().to_string()));
+        }
+        Ok(config)
+    }
+}
+
+/// Which of two words it is: the second?
+fn choice(key: &str, value: &str, [no, yes]: [&'static str; 2]) -> Result<bool, Error> {
+    match value {
+        _ if value == no => Ok(false),
+        _ if value == yes => Ok(true),
+        _ => Err(Error::Choice {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            one: no,
+            other: yes,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(key: &str, value: &str) -> Result<Config, Error> {
+        Config::parse(&[(key.to_owned(), value.to_owned())].into())
+    }
+
+    #[test]
+    fn settings() {
+        assert!(parse("nvidia_smi", "yes").is_ok_and(|c| c.nvidia_smi && c.require));
+        assert!(parse("require", "ignore").is_ok_and(|c| !c.require));
+        for (key, value) in [
+            ("nvidia_smi", "1"),
+            ("require", ""),
+            ("root", "/no/such/folder"),
+            ("gpus", "all"),
+        ] {
+            assert!(parse(key, value).is_err(), "{key}={value}");
+        }
+    }
+}

@@ -1,0 +1,578 @@
+//! What is there, from what the driver's libraries and files say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use divvy_plugin::{
+    Amount, Attribute, Capacity, Device, Discovery, Health, HealthState, NodeId, NodeKind, Value,
+};
+
+use crate::ffi::CudaDevice;
+use crate::links::{Placed, links};
+use crate::nvml::{Gpu, Instance, Memory, Reading, Virtualization};
+use crate::root::{Known, Majors, Root};
+use crate::slots::{INSTANCE, MEMORY, TIME, WHOLE, capacity_of, share_quantum};
+
+const MIB: u64 = 1 << 20;
+
+/// A device, and what containers need to use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// As the agent knows it.
+    pub(crate) device: Device,
+    /// What CUDA calls it; several for a GPU instance with several compute instances.
+    /// Empty if it has no name.
+    pub(crate) visible: Vec<String>,
+    /// Where on the bus, for an order that stays.
+    pub(crate) address: String,
+    /// The nodes that it needs, with their paths.
+    pub(crate) nodes: Vec<(String, NodeId)>,
+}
+
+/// The whole machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// GPUs, each with its MIG instances behind it.
+    pub(crate) units: Vec<Unit>,
+    /// The driver's version.
+    pub(crate) driver: Option<String>,
+    /// The version of CUDA that it serves.
+    pub(crate) cuda: Option<String>,
+    /// What was odd.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Machine {
+    /// For the agent.
+    pub(crate) fn discovery(&self) -> Discovery {
+        Discovery {
+            devices: self.units.iter().map(|unit| unit.device.clone()).collect(),
+            warnings: self.warnings.clone(),
+            ..Discovery::default()
+        }
+    }
+}
+
+/// Puts together what NVML, CUDA and the kernel say.
+pub(crate) fn machine(root: &Root, reading: Reading, cuda: &[CudaDevice]) -> Machine {
+    let mut warnings = reading.warnings;
+    let known = root.known();
+    let gpus = identify(reading.gpus, known, &mut warnings);
+    let facts = Facts {
+        root,
+        majors: root.majors(),
+        driver: reading.driver.clone(),
+        cuda_version: reading.cuda.clone(),
+        cuda: cuda
+            .iter()
+            .filter_map(|device| Some((device.address.as_deref()?, device)))
+            .collect(),
+    };
+    let placed: Vec<Placed<'_>> = gpus
+        .iter()
+        .filter(|found| found.gpu.lost.is_none())
+        .map(|found| Placed {
+            id: &found.id,
+            gpu: &found.gpu,
+            bridges: root.bridges(&found.address),
+        })
+        .collect();
+    let mut links = links(&placed);
+    let mut units = vec![];
+    for found in &gpus {
+        let mut unit = facts.gpu(found, &mut warnings);
+        unit.device.links = links.remove(&found.id).unwrap_or_default();
+        let instances = facts.instances(found, &unit, &mut warnings);
+        units.push(unit);
+        units.extend(instances);
+    }
+    Machine {
+        units,
+        driver: reading.driver,
+        cuda: reading.cuda,
+        warnings,
+    }
+}
+
+/// A GPU with an identity.
+struct Found {
+    id: String,
+    address: String,
+    /// Its UUID, if it is its own.
+    uuid: Option<String>,
+    minor: Option<u32>,
+    model: String,
+    gpu: Gpu,
+}
+
+/// Gives each GPU its id: its UUID, else its PCI address. What NVML does not say of a
+/// GPU (it may have fallen off the bus), the kernel may.
+fn identify(
+    gpus: Vec<Gpu>,
+    mut known: BTreeMap<String, Known>,
+    warnings: &mut Vec<String>,
+) -> Vec<Found> {
+    let mut found = vec![];
+    let mut nameless = vec![];
+    for gpu in gpus {
+        let Some(address) = gpu.address.clone() else {
+            nameless.push(gpu);
+            continue;
+        };
+        let kernel = known.remove(&address).unwrap_or_default();
+        found.push(one(gpu, address, kernel));
+    }
+    // What is left are the GPUs of which NVML knows no address, in the same order.
+    let mut nameless = nameless.into_iter();
+    for (address, kernel) in known {
+        let gpu = nameless.next().unwrap_or_else(|| Gpu {
+            index: u32::MAX,
+            lost: Some("NVML does not list it".into()),
+            ..Gpu::default()
+        });
+        found.push(one(gpu, address, kernel));
+    }
+    for gpu in nameless {
+        warnings.push(format!(
+            "GPU number {} is not listed: neither NVML nor the kernel says which one it is{}",
+            gpu.index,
+            gpu.lost.map(|why| format!(" ({why})")).unwrap_or_default()
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    let twice: BTreeSet<String> = found
+        .iter()
+        .filter_map(|found| found.uuid.clone())
+        .filter(|uuid| !seen.insert(uuid.clone()))
+        .collect();
+    for found in &mut found {
+        let shared = found.uuid.as_ref().is_some_and(|uuid| twice.contains(uuid));
+        if shared {
+            found.uuid = None;
+        }
+        if found.uuid.is_none() {
+            let why = if shared {
+                "its UUID is another's too"
+            } else {
+                "it has no UUID"
+            };
+            warnings.push(format!(
+                "GPU {} goes by its PCI address: {why}",
+                found.address
+            ));
+        }
+        found.id = found.uuid.clone().unwrap_or_else(|| found.address.clone());
+    }
+    found.sort_by(|a, b| a.address.cmp(&b.address));
+    found
+}
+
+fn one(gpu: Gpu, address: String, kernel: Known) -> Found {
+    Found {
+        id: String::new(),
+        address,
+        uuid: gpu.uuid.clone().or(kernel.uuid),
+        minor: gpu.minor.or(kernel.minor),
+        model: gpu
+            .name
+            .clone()
+            .or(kernel.model)
+            .unwrap_or_else(|| "NVIDIA GPU".into()),
+        gpu,
+    }
+}
+
+/// What is the same for all GPUs.
+struct Facts<'a> {
+    root: &'a Root,
+    majors: Majors,
+    driver: Option<String>,
+    cuda_version: Option<String>,
+    cuda: BTreeMap<&'a str, &'a CudaDevice>,
+}
+
+impl Facts<'_> {
+    fn gpu(&self, found: &Found, warnings: &mut Vec<String>) -> Unit {
+        let gpu = &found.gpu;
+        let cuda = self.cuda.get(found.address.as_str());
+        let nodes = self.gpu_nodes(found, warnings);
+        let memory = self.memory(found, cuda.and_then(|cuda| cuda.integrated), warnings);
+        let whole = Instance {
+            sms: cuda.and_then(|cuda| cuda.sms),
+            ..Instance::default()
+        };
+        let cut = gpu.mig.is_some_and(|mig| mig.on);
+        let mut device = Device {
+            numa_node: self.root.numa_node(&found.address),
+            health: self.health(found, &nodes),
+            attributes: self.attributes(found, "", &whole),
+            nodes: nodes.iter().map(|(_, node)| *node).collect(),
+            ..Device::new(&found.id, "gpu", &found.model)
+        };
+        if !cut {
+            device.capacities = [
+                (WHOLE.to_owned(), Capacity::of(Amount::ONE)),
+                (MEMORY.to_owned(), in_mib(memory)),
+                (
+                    TIME.to_owned(),
+                    Capacity {
+                        step: Some(share_quantum()),
+                        ..Capacity::of(Amount::ONE)
+                    },
+                ),
+            ]
+            .into();
+        }
+        Unit {
+            visible: found.uuid.clone().into_iter().collect(),
+            address: found.address.clone(),
+            device,
+            nodes,
+        }
+    }
+
+    /// A GPU's own node, and those that all share.
+    fn gpu_nodes(&self, found: &Found, warnings: &mut Vec<String>) -> Vec<(String, NodeId)> {
+        let mut nodes = vec![];
+        let mut node = |path: String, major: Option<u32>, minor: Option<u32>| {
+            let there = self.root.node(&path);
+            let node = match (major, minor) {
+                (Some(major), Some(minor)) => Some(char_node(major, minor)),
+                _ => there.flatten(),
+            };
+            if let (Some(node), Some(there)) = (node, there)
+                && there != Some(node)
+            {
+                let is = there.map_or("no device node".into(), |n| {
+                    format!("{}:{}", n.major, n.minor)
+                });
+                let warning = format!(
+                    "/{path} is {is} where the driver has {}:{}; containers get the driver's; remove the file and run nvidia-modprobe",
+                    node.major, node.minor
+                );
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+            nodes.extend(node.map(|node| (format!("/{path}"), node)));
+        };
+        let Majors { gpu, uvm, .. } = self.majors;
+        if let Some(minor) = found.minor {
+            node(format!("dev/nvidia{minor}"), gpu, Some(minor));
+        }
+        // Minors: nvidia-modprobe, `NV_CTL_DEVICE_MINOR`, `NV_UVM_…`.
+        node("dev/nvidiactl".into(), gpu, Some(255));
+        node("dev/nvidia-uvm".into(), uvm, Some(0));
+        node("dev/nvidia-uvm-tools".into(), uvm, Some(1));
+        nodes
+    }
+
+    /// What the driver says; else, of a part of the processor, the host's memory; else
+    /// nothing can be said, and no part of it can be asked for.
+    fn memory(
+        &self,
+        found: &Found,
+        integrated: Option<bool>,
+        warnings: &mut Vec<String>,
+    ) -> Memory {
+        let none = Memory {
+            total: 0,
+            reserved: 0,
+        };
+        if found.gpu.lost.is_some() {
+            return none;
+        }
+        let host = || match is_integrated(&found.model, integrated) {
+            true => self
+                .root
+                .memory()
+                .map(|total| Memory { total, reserved: 0 }),
+            false => None,
+        };
+        found.gpu.memory.or_else(host).unwrap_or_else(|| {
+            warnings.push(format!(
+                "GPU {}: the driver does not say how much memory it has; none of it can be asked for",
+                found.id
+            ));
+            none
+        })
+    }
+
+    fn health(&self, found: &Found, nodes: &[(String, NodeId)]) -> Health {
+        let gpu = &found.gpu;
+        let has = |name: &str| nodes.iter().any(|(path, _)| path == name);
+        let own = found.minor.map(|minor| format!("/dev/nvidia{minor}"));
+        let ill = |reason: String| Health {
+            state: HealthState::Unhealthy,
+            reason: Some(reason),
+        };
+        if let Some(why) = &gpu.lost {
+            return ill(format!(
+                "NVML cannot use it ({why}): look for `Xid` in dmesg; it may need a reset, or the machine a restart"
+            ));
+        }
+        if !own.is_some_and(|own| has(&own)) || !has("/dev/nvidiactl") {
+            return ill("the numbers of its device nodes are not to be found in /proc/devices nor /dev; nvidia-modprobe makes them".into());
+        }
+        if !has("/dev/nvidia-uvm") {
+            return ill("the module nvidia-uvm is not loaded, without which no CUDA program runs: nvidia-modprobe -u -c=0, or modprobe nvidia-uvm".into());
+        }
+        if gpu.prohibited {
+            return ill("its compute mode is Prohibited: nvidia-smi -c DEFAULT".into());
+        }
+        if gpu.virtualization == Some(Virtualization::Host) {
+            return ill(
+                "it serves virtual machines (vGPU), whose parts are not to be cut again".into(),
+            );
+        }
+        if let Some(mig) = gpu.mig
+            && mig.on != mig.pending
+        {
+            let will = if mig.pending { "on" } else { "off" };
+            return Health {
+                state: HealthState::Degraded,
+                reason: Some(format!("MIG will be {will} after its next reset")),
+            };
+        }
+        Health::healthy()
+    }
+
+    /// The GPU instances of a GPU with MIG on. What is handed out is a GPU instance:
+    /// its compute instances share its memory.
+    fn instances(&self, found: &Found, gpu: &Unit, warnings: &mut Vec<String>) -> Vec<Unit> {
+        let mut by_gi: BTreeMap<u32, Vec<&Instance>> = BTreeMap::new();
+        for instance in &found.gpu.instances {
+            by_gi.entry(instance.gi).or_default().push(instance);
+        }
+        by_gi
+            .into_iter()
+            .filter_map(|(gi, mut instances)| {
+                instances.sort_by_key(|instance| instance.ci);
+                self.instance(found, gpu, gi, &instances, warnings)
+            })
+            .collect()
+    }
+
+    fn instance(
+        &self,
+        found: &Found,
+        gpu: &Unit,
+        gi: u32,
+        instances: &[&Instance],
+        warnings: &mut Vec<String>,
+    ) -> Option<Unit> {
+        let first = instances.first()?;
+        let profile = profile(first, found.gpu.memory).unwrap_or_else(|| {
+            warnings.push(format!(
+                "GPU {}: NVML does not say of which profile its GPU instance {gi} is; ask for it with cuda.mig",
+                found.id
+            ));
+            "unknown".into()
+        });
+        let mut nodes = gpu.nodes.clone();
+        let mut rights = BTreeMap::new();
+        for instance in instances {
+            let minors = self.root.mig_minors(found.minor?, gi, instance.ci);
+            if let (Some((of_gi, of_ci)), Some(major)) = (minors, self.majors.caps) {
+                for minor in [of_gi, of_ci] {
+                    let path = format!("/dev/nvidia-caps/nvidia-cap{minor}");
+                    rights.insert(path, char_node(major, minor));
+                }
+            }
+        }
+        let health = match (gpu.device.health.state, rights.len()) {
+            // The rights to the GPU instance, and to each compute instance.
+            (HealthState::Healthy, count) if count <= instances.len() => Health {
+                state: HealthState::Unhealthy,
+                reason: Some("the driver does not say which nodes are the rights to it (/proc/driver/nvidia/capabilities): nvidia-modprobe -f, or reload the driver".into()),
+            },
+            _ => gpu.device.health.clone(),
+        };
+        nodes.extend(rights);
+        let names: Vec<String> = instances.iter().filter_map(|i| i.uuid.clone()).collect();
+        let whole = Instance {
+            sms: instances.iter().map(|i| i.sms).sum(),
+            ..(*first).clone()
+        };
+        let mut capacities = BTreeMap::from([
+            (INSTANCE.to_owned(), Capacity::of(Amount::ONE)),
+            (capacity_of(&profile), Capacity::of(Amount::ONE)),
+        ]);
+        if let Some(total) = first.memory {
+            capacities.insert(MEMORY.into(), Capacity::of(Amount::from_units(total)));
+        }
+        let id = names.first().cloned();
+        Some(Unit {
+            device: Device {
+                numa_node: gpu.device.numa_node,
+                health,
+                attributes: self.attributes(found, &profile, &whole),
+                capacities,
+                nodes: nodes.iter().map(|(_, node)| *node).collect(),
+                parent: Some(found.id.clone()),
+                ..Device::new(
+                    id.unwrap_or_else(|| format!("{}/gi{gi}", found.id)),
+                    "mig",
+                    format!("{} MIG {profile}", found.model),
+                )
+            },
+            visible: names,
+            address: found.address.clone(),
+            nodes,
+        })
+    }
+
+    /// The same attributes for every device, so that a selector that holds for one
+    /// can be asked of all; what is not known is 0, "" or false.
+    fn attributes(
+        &self,
+        found: &Found,
+        profile: &str,
+        instance: &Instance,
+    ) -> BTreeMap<String, Attribute> {
+        let gpu = &found.gpu;
+        let text = |text: &Option<String>| Attribute::text(text.clone().unwrap_or_default());
+        let int = |number: Option<u32>| Attribute::int(number.unwrap_or(0).into());
+        let version = |text: &Option<String>| Attribute {
+            value: Value::Version(text.clone().unwrap_or_else(|| "0".into())),
+            unit: None,
+        };
+        let capability = gpu
+            .compute_capability
+            .map(|(major, minor)| format!("{major}.{minor}"));
+        let mig = match gpu.mig {
+            None => "unsupported",
+            Some(mig) if mig.on => "on",
+            Some(_) => "off",
+        };
+        let virtualization = match gpu.virtualization {
+            None => "",
+            Some(Virtualization::None) => "none",
+            Some(Virtualization::PassThrough) => "pass-through",
+            Some(Virtualization::Vgpu) => "vgpu",
+            Some(Virtualization::Host) => "host",
+        };
+        let index = (gpu.index != u32::MAX).then_some(gpu.index);
+        let links = u32::try_from(gpu.nvlinks.len()).unwrap_or(u32::MAX);
+        let (cluster, clique) = gpu.fabric.clone().unzip();
+        [
+            ("uuid", text(&found.uuid)),
+            ("index", Attribute::int(index.map_or(-1, i64::from))),
+            ("minor", Attribute::int(found.minor.map_or(-1, i64::from))),
+            ("pci_address", Attribute::text(&found.address)),
+            ("brand", text(&gpu.brand)),
+            ("architecture", text(&gpu.architecture)),
+            ("compute_capability", version(&capability)),
+            ("sms", int(instance.sms)),
+            ("cores", int(gpu.cores)),
+            ("driver_version", version(&self.driver)),
+            ("cuda_version", version(&self.cuda_version)),
+            ("mig", Attribute::text(mig)),
+            ("mig_profile", Attribute::text(profile)),
+            ("nvlinks", int(Some(links))),
+            ("nvlink_version", int(gpu.nvlink_version)),
+            ("fabric_cluster", text(&cluster)),
+            ("fabric_clique", int(clique)),
+            ("pcie_generation", int(gpu.pcie_generation)),
+            ("pcie_width", int(gpu.pcie_width)),
+            (
+                "power_limit",
+                Attribute::int_in(gpu.power_limit.unwrap_or(0).into(), "W"),
+            ),
+            ("ecc", Attribute::flag(gpu.ecc == Some(true))),
+            ("exclusive", Attribute::flag(gpu.exclusive)),
+            ("virtualization", Attribute::text(virtualization)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+}
+
+fn char_node(major: u32, minor: u32) -> NodeId {
+    NodeId {
+        kind: NodeKind::Char,
+        major,
+        minor,
+    }
+}
+
+/// Whole MiB are handed out; what is left of the last one is the driver's.
+fn in_mib(memory: Memory) -> Capacity {
+    let usable = memory.total.saturating_sub(memory.reserved) / MIB * MIB;
+    Capacity {
+        total: Amount::from_units(memory.total),
+        reserved: Amount::from_units(memory.total - usable),
+        step: Some(Amount::from_units(MIB)),
+    }
+}
+
+/// CUDA knows; where it cannot be asked, the parts that are known to be so by name:
+/// the Grace-Blackwell superchip of DGX Spark, and Jetson's.
+fn is_integrated(model: &str, cuda: Option<bool>) -> bool {
+    let named = || {
+        ["GB10", "Orin", "Xavier", "Thor", "Tegra"]
+            .iter()
+            .any(|n| model.contains(n))
+    };
+    cuda.unwrap_or_else(named)
+}
+
+/// The profile of a GPU instance: from the MIG device's name (`… MIG 1c.3g.40gb`: the
+/// part before the `g` is the compute instance's); else by NVIDIA's rule: eighths of
+/// the GPU's memory, in whole GB.
+fn profile(instance: &Instance, gpu: Option<Memory>) -> Option<String> {
+    if let Some((_, profile)) = instance.name.as_ref().and_then(|n| n.rsplit_once("MIG ")) {
+        let profile = profile.trim();
+        let whole = match profile.split_once('.') {
+            Some((part, rest)) if part.ends_with('c') => rest,
+            _ => profile,
+        };
+        return Some(whole.to_owned());
+    }
+    let (slices, memory, total) = (instance.gi_slices?, instance.memory?, gpu?.total);
+    if slices == 0 || total == 0 {
+        return None;
+    }
+    let eighths = memory.checked_mul(8)?.div_ceil(total);
+    let gb = (eighths * total.div_ceil(1 << 30) + 4) / 8;
+    Some(format!("{slices}g.{gb}gb"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles() {
+        let of = |name: &str, slices, mib: u64, total_mib: u64| {
+            let instance = Instance {
+                name: (!name.is_empty()).then(|| name.to_owned()),
+                gi_slices: Some(slices),
+                memory: Some(mib * MIB),
+                ..Instance::default()
+            };
+            let gpu = Memory {
+                total: total_mib * MIB,
+                reserved: 0,
+            };
+            profile(&instance, Some(gpu)).unwrap_or_default()
+        };
+        assert_eq!(
+            of("NVIDIA A100-SXM4-80GB MIG 1c.3g.40gb", 3, 0, 1),
+            "3g.40gb"
+        );
+        assert_eq!(of("NVIDIA H100 MIG 1g.10gb+me", 1, 0, 1), "1g.10gb+me");
+        // Sizes from captures: the rule gives NVIDIA's names.
+        for (slices, mib, total, name) in [
+            (1, 4_864, 40_960, "1g.5gb"),
+            (1, 9_728, 81_920, "1g.10gb"),
+            (3, 40_192, 81_920, "3g.40gb"),
+            (2, 20_096, 81_559, "2g.20gb"),
+            (1, 16_384, 143_771, "1g.18gb"),
+            (1, 22_528, 183_359, "1g.23gb"),
+            (2, 45_312, 183_359, "2g.45gb"),
+            (4, 24_004, 24_576, "4g.24gb"),
+        ] {
+            assert_eq!(of("", slices, mib, total), name);
+        }
+    }
+}

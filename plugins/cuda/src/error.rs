@@ -1,0 +1,139 @@
+//! How this plugin says no.
+
+use divvy_plugin::{Amount, ErrorCode, PluginError};
+
+/// Why an operation failed. Its text is what people read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// No NVML anywhere.
+    #[error(
+        "no NVIDIA driver: libnvidia-ml.so.1 is nowhere under {0} where the loader looks; install the driver, or name the file with cuda.nvml"
+    )]
+    NoLibrary(String),
+    /// NVML is there and cannot be loaded.
+    #[error(
+        "{path} cannot be loaded: {why}; reinstall the driver's libraries, or name others with cuda.nvml"
+    )]
+    BadLibrary {
+        /// The file.
+        path: String,
+        /// The loader's words.
+        why: String,
+    },
+    /// NVML without the kernel's part.
+    #[error("the NVIDIA driver is installed but its kernel module is not loaded: modprobe nvidia")]
+    NotLoaded,
+    /// The usual state after an unattended upgrade.
+    #[error(
+        "the NVIDIA libraries are of driver {libraries}, the loaded kernel module is of {kernel}: restart the machine, or reload the nvidia modules"
+    )]
+    Mismatch {
+        /// The version in the library's file name.
+        libraries: String,
+        /// What `/proc/driver/nvidia/version` says.
+        kernel: String,
+    },
+    /// NVML answers with another error.
+    #[error("NVML does not start: {0}; `nvidia-smi` and `dmesg | grep -i nvrm` say more")]
+    Init(String),
+    /// NVML does not even count.
+    #[error("NVML does not say how many GPUs there are: {0}; `nvidia-smi` says more")]
+    Count(String),
+    /// A setting that there is not.
+    #[error("there is no setting cuda.{0}; `divvy plugin list` names them")]
+    UnknownKey(String),
+    /// A setting with two values and neither.
+    #[error("cuda.{key}={value}: it is {one} or {other}")]
+    Choice {
+        /// The setting.
+        key: String,
+        /// What it was set to.
+        value: String,
+        /// What it may be.
+        one: &'static str,
+        /// And the other.
+        other: &'static str,
+    },
+    /// The root folder.
+    #[error("cuda.root={0}: there is no such folder")]
+    NoRoot(String),
+    /// A request without slices.
+    #[error("no slices are to be prepared")]
+    NoSlices,
+    /// A slot of somebody else.
+    #[error("{0} is no slot of this plugin")]
+    UnknownSlot(String),
+    /// A device that is not there (any more).
+    #[error(
+        "{slot}: there is no {device} on this machine now; `divvy devices` lists what there is"
+    )]
+    NoDevice {
+        /// The slot.
+        slot: String,
+        /// The device.
+        device: String,
+    },
+    /// A device that does not have the slot.
+    #[error("{device} does not offer {slot}")]
+    NotOffered {
+        /// The slot.
+        slot: String,
+        /// The device.
+        device: String,
+    },
+    /// An amount that is none of the slot's.
+    #[error("{slot}: {amount} of {device} is not to be had")]
+    BadAmount {
+        /// The slot.
+        slot: String,
+        /// The device.
+        device: String,
+        /// The amount.
+        amount: Amount,
+    },
+    /// A device that is ill by now.
+    #[error("{device} cannot be used: {why}")]
+    Ill {
+        /// The device.
+        device: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A driver without the library that every CUDA program needs.
+    #[error(
+        "libcuda.so.1 of driver {0} is not to be found, without which no CUDA program runs; install the driver's compute libraries (Debian: libcuda1), or name the file with cuda.cuda"
+    )]
+    NoCuda(String),
+    /// The image wants another driver.
+    #[error("the image needs {needs}, this machine has {has}; {remedy}")]
+    Requires {
+        /// The image's condition.
+        needs: String,
+        /// What there is.
+        has: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+impl From<Error> for PluginError {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::NoLibrary(_) | Error::NotLoaded | Error::NoDevice { .. } => ErrorCode::Absent,
+            Error::BadLibrary { .. }
+            | Error::Mismatch { .. }
+            | Error::Init(_)
+            | Error::Count(_)
+            | Error::Ill { .. } => ErrorCode::Driver,
+            Error::NoCuda(_) | Error::Requires { .. } => ErrorCode::Unsupported,
+            Error::UnknownKey(_)
+            | Error::Choice { .. }
+            | Error::NoRoot(_)
+            | Error::NoSlices
+            | Error::UnknownSlot(_)
+            | Error::NotOffered { .. }
+            | Error::BadAmount { .. } => ErrorCode::Invalid,
+        };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,187 @@
+//! Slices to edits.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use divvy_plugin::{Amount, DeviceNode, Edits, EnvVar, HealthState, Mount, Slice};
+
+use crate::discover::{Machine, Unit};
+use crate::error::Error;
+use crate::root::Access;
+use crate::slots::{
+    COMPUTE, DEVICE, MEM, MEMORY, SHARES, TIME, WHOLE, instance_capacity, share_quantum,
+};
+
+/// Where containers have the driver's libraries. No image has anything there, so
+/// nothing of an image is hidden or can hide them.
+pub(crate) const LIBRARIES: &str = "/usr/local/lib/divvy/cuda";
+
+/// The slices of one allocation, checked against the machine as it is now: each unit
+/// once, in the order of the bus, with what was granted of it.
+pub(crate) struct Grant<'a>(pub(crate) Vec<(&'a Unit, BTreeMap<String, Amount>)>);
+
+impl<'a> Grant<'a> {
+    /// Checks them.
+    pub(crate) fn check(slices: &[Slice], machine: &'a Machine) -> Result<Self, Error> {
+        if slices.is_empty() {
+            return Err(Error::NoSlices);
+        }
+        let mut units: BTreeMap<(&str, &str), (&Unit, BTreeMap<String, Amount>)> = BTreeMap::new();
+        for slice in slices {
+            let unit = machine
+                .units
+                .iter()
+                .find(|unit| unit.device.id == slice.device);
+            let unit = unit.ok_or_else(|| Error::NoDevice {
+                slot: slice.slot.clone(),
+                device: slice.device.clone(),
+            })?;
+            check(slice, unit)?;
+            if let (HealthState::Unhealthy, why) =
+                (unit.device.health.state, &unit.device.health.reason)
+            {
+                return Err(Error::Ill {
+                    device: unit.device.id.clone(),
+                    why: why.clone().unwrap_or_default(),
+                });
+            }
+            let key = (unit.address.as_str(), unit.device.id.as_str());
+            let (_, granted) = units.entry(key).or_insert_with(|| (unit, BTreeMap::new()));
+            for (capacity, amount) in &slice.capacities {
+                let sum = granted.entry(capacity.clone()).or_default();
+                *sum = sum.checked_add(*amount).unwrap_or(Amount::MAX);
+            }
+        }
+        Ok(Self(units.into_values().collect()))
+    }
+
+    /// The units.
+    pub(crate) fn units(&self) -> Vec<&'a Unit> {
+        self.0.iter().map(|(unit, _)| *unit).collect()
+    }
+}
+
+fn check(slice: &Slice, unit: &Unit) -> Result<(), Error> {
+    let device = &unit.device;
+    let needs = match slice.slot.as_str() {
+        DEVICE => vec![WHOLE.to_owned()],
+        SHARES => vec![MEMORY.to_owned(), TIME.to_owned()],
+        MEM => vec![MEMORY.to_owned()],
+        COMPUTE => vec![TIME.to_owned()],
+        slot => match instance_capacity(slot) {
+            Some(capacity) => vec![capacity],
+            None => return Err(Error::UnknownSlot(slot.to_owned())),
+        },
+    };
+    if needs
+        .iter()
+        .any(|need| !device.capacities.contains_key(need))
+    {
+        return Err(Error::NotOffered {
+            slot: slice.slot.clone(),
+            device: device.id.clone(),
+        });
+    }
+    let amount = slice.amount;
+    let fits = match slice.slot.as_str() {
+        SHARES | COMPUTE => amount <= Amount::ONE && amount.is_multiple_of(share_quantum()),
+        MEM => device.capacities.get(MEMORY).is_some_and(|memory| {
+            amount.fraction().is_zero() && amount <= memory.total.saturating_sub(memory.reserved)
+        }),
+        _ => amount == Amount::ONE,
+    };
+    if amount.is_zero() || !fits {
+        return Err(Error::BadAmount {
+            slot: slice.slot.clone(),
+            device: device.id.clone(),
+            amount,
+        });
+    }
+    Ok(())
+}
+
+/// What the container needs. `libraries` are the driver's, by name; `smi` is the
+/// host's `nvidia-smi`, where it is wanted.
+pub(crate) fn edits(
+    grant: &Grant<'_>,
+    access: Access,
+    libraries: BTreeMap<String, PathBuf>,
+    smi: Option<PathBuf>,
+) -> Edits {
+    let mounts = libraries
+        .into_iter()
+        .map(|(name, file)| (format!("{LIBRARIES}/{name}"), file))
+        .chain(smi.map(|file| ("/usr/bin/nvidia-smi".to_owned(), file)))
+        .map(|(target, file)| Mount {
+            source: file.display().to_string(),
+            target,
+        });
+    Edits {
+        env: env(grant),
+        device_nodes: nodes(grant, access),
+        mounts: mounts.collect(),
+        library_paths: vec![LIBRARIES.into()],
+        additional_gids: access.gid.into_iter().collect(),
+        ..Edits::default()
+    }
+}
+
+fn env(grant: &Grant<'_>) -> Vec<EnvVar> {
+    let units = grant.units();
+    let named = units.iter().all(|unit| !unit.visible.is_empty());
+    let visible: Vec<String> = match named {
+        true => units.iter().flat_map(|unit| unit.visible.clone()).collect(),
+        // Where GPUs have no UUIDs their numbers must do: the container has no other
+        // nodes, so the driver counts no other GPUs.
+        false => (0..units.len()).map(|number| number.to_string()).collect(),
+    };
+    let parts: Vec<String> = grant
+        .0
+        .iter()
+        .map(|(unit, granted)| {
+            let parts = [MEMORY, TIME]
+                .into_iter()
+                .filter_map(|capacity| Some(format!("{capacity}:{}", granted.get(capacity)?)));
+            let parts: Vec<String> = parts.collect();
+            format!("{}={}", unit.device.id, parts.join(","))
+        })
+        .collect();
+    [
+        ("CUDA_VISIBLE_DEVICES", visible.join(",")),
+        // In the order of the bus rather than fastest first, as NVML counts.
+        ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned()),
+        // Keeps NVIDIA's own runtime and hook, where an engine has them, from adding
+        // anything.
+        ("NVIDIA_VISIBLE_DEVICES", "void".to_owned()),
+        // What a program that keeps to its part by itself needs to know.
+        ("DIVVY_CUDA_SLICES", parts.join(";")),
+    ]
+    .map(|(name, value)| EnvVar {
+        name: name.into(),
+        value,
+        default: false,
+    })
+    .into()
+}
+
+/// Each node once, in the name of the first unit that has it.
+fn nodes(grant: &Grant<'_>, access: Access) -> Vec<DeviceNode> {
+    let mut nodes: BTreeMap<&str, DeviceNode> = BTreeMap::new();
+    for unit in grant.units() {
+        for (path, id) in &unit.nodes {
+            // Rights to MIG instances are read-only files of everybody's.
+            let right = path.starts_with("/dev/nvidia-caps/");
+            nodes.entry(path).or_insert_with(|| DeviceNode {
+                device: unit.device.id.clone(),
+                path: path.clone(),
+                kind: id.kind,
+                major: id.major,
+                minor: id.minor,
+                write: true,
+                mode: Some(if right { 0o444 } else { access.mode }),
+                gid: access.gid.filter(|_| !right),
+            });
+        }
+    }
+    nodes.into_values().collect()
+}
