@@ -303,7 +303,7 @@ pub struct Process {
 }
 
 /// A call that goes wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     /// The symbol: `nvmlDeviceGetHandleByIndex_v2`.
@@ -319,7 +319,7 @@ pub struct Fault {
 }
 
 /// What a faulty call does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     /// Answers with this number: an `nvmlReturn_t` or a `CUresult`.
@@ -351,6 +351,15 @@ impl Description {
             toml::from_str(text).map_err(|e| Wrong::Words(e.to_string().trim().to_owned()))?;
         description.check()?;
         Ok(description)
+    }
+
+    /// Writes it, if it describes a machine.
+    ///
+    /// # Errors
+    /// [`Wrong`].
+    pub fn text(&self) -> Result<String, Wrong> {
+        self.check()?;
+        toml::to_string(self).map_err(|e| Wrong::Words(e.to_string()))
     }
 
     fn check(&self) -> Result<(), Wrong> {
