@@ -27,6 +27,7 @@ fn agent(machine: &Machine) -> Agent {
     };
     Agent::open(Settings {
         docker_socket: None,
+        machine: None,
         agent_socket: None,
         state: machine.state(),
         exe: program(),

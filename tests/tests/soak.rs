@@ -89,6 +89,7 @@ fn two_hundred_jobs_that_lost_their_monitors_are_followed_again_in_two_seconds()
     let before: Vec<Option<u32>> = snapshot(&machine).iter().map(|r| r.pid).collect();
     let settings = Settings {
         docker_socket: None,
+        machine: None,
         agent_socket: None,
         state: machine.state(),
         exe: program(),

@@ -3,6 +3,7 @@
 //! `DIR/bin/divvy` finds its plugins in `DIR/lib/divvy/plugins`. `divvy` refuses
 //! plugins that others can write, so modes are set whatever the umask is, and a
 //! file is renamed into place: a running `divvy` keeps the one that it has.
+//! `DIR/lib/divvy/machines` are machines that are not there, for `divvy --machine`.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -12,14 +13,17 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use divvy_nvidia_machine::{Description, Libraries, stage};
+
 use crate::shell::{self, say};
 
 /// What is installed where.
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "bin",
     "lib",
     "lib/divvy",
     "lib/divvy/plugins",
+    "lib/divvy/machines",
     "lib/systemd",
     "lib/systemd/system",
 ];
@@ -31,7 +35,13 @@ const UNIT: &str = include_str!("divvy.service");
 struct Built {
     divvy: PathBuf,
     plugins: Vec<PathBuf>,
+    machines: Vec<(String, Description)>,
+    stand_ins: Option<Libraries>,
 }
+
+/// The packages that stand in for NVIDIA's libraries on machines that are not there.
+const NVML: &str = "divvy-nvidia-nvml";
+const CUDA: &str = "divvy-nvidia-cuda";
 
 #[derive(Debug, Deserialize)]
 struct Metadata {
@@ -92,7 +102,12 @@ fn build(debug: bool) -> Result<Built> {
             "no package under plugins/ has a cdylib target; is its folder in the workspace's `members`?"
         );
     }
-    let names = plugins
+    let stand_ins = metadata
+        .packages
+        .iter()
+        .filter(|p| [NVML, CUDA].contains(&p.name.as_str()));
+    let packages: Vec<&Package> = plugins.iter().copied().chain(stand_ins).collect();
+    let names = packages
         .iter()
         .map(|p| p.name.as_str())
         .collect::<Vec<_>>()
@@ -106,8 +121,8 @@ fn build(debug: bool) -> Result<Built> {
         "-p",
         "divvy",
     ])?;
-    for plugin in &plugins {
-        command.args(["-p", &plugin.name]);
+    for package in &packages {
+        command.args(["-p", &package.name]);
     }
     if !debug {
         command.arg("--release");
@@ -120,7 +135,29 @@ fn build(debug: bool) -> Result<Built> {
     if !output.status.success() {
         bail!("divvy does not build; the compiler's reasons are above");
     }
-    built(&String::from_utf8_lossy(&output.stdout), &plugins)
+    let built = built(&String::from_utf8_lossy(&output.stdout), &packages)?;
+    Ok(Built {
+        machines: machines(&metadata.workspace_root)?,
+        ..built
+    })
+}
+
+/// The machines that are described.
+fn machines(root: &Path) -> Result<Vec<(String, Description)>> {
+    let folder = root.join("tests/nvidia/machines");
+    let entries =
+        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut machines = vec![];
+    for entry in entries {
+        let file = entry?.path();
+        let read = || format!("cannot read {}", file.display());
+        let text = fs::read_to_string(&file).with_context(read)?;
+        let description = Description::parse(&text).with_context(read)?;
+        let name = file.file_stem().with_context(read)?.to_string_lossy();
+        machines.push((name.into_owned(), description));
+    }
+    machines.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(machines)
 }
 
 fn metadata() -> Result<Metadata> {
@@ -149,7 +186,7 @@ fn plugin_packages(metadata: &Metadata) -> Vec<&Package> {
 }
 
 /// Where cargo says that the results are.
-fn built(messages: &str, plugins: &[&Package]) -> Result<Built> {
+fn built(messages: &str, packages: &[&Package]) -> Result<Built> {
     let mut divvy = None;
     let mut objects: Vec<(String, PathBuf)> = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
@@ -163,7 +200,7 @@ fn built(messages: &str, plugins: &[&Package]) -> Result<Built> {
         };
         if target.is("bin") && target.name == "divvy" {
             divvy = message.executable;
-        } else if target.is("cdylib") && plugins.iter().any(|p| p.id == message.package_id) {
+        } else if target.is("cdylib") && packages.iter().any(|p| p.id == message.package_id) {
             let shared = |f: &PathBuf| f.extension().is_some_and(|e| e == "so");
             objects.extend(
                 message
@@ -174,7 +211,7 @@ fn built(messages: &str, plugins: &[&Package]) -> Result<Built> {
             );
         }
     }
-    if let Some(missing) = plugins
+    if let Some(missing) = packages
         .iter()
         .find(|p| !objects.iter().any(|(id, _)| *id == p.id))
     {
@@ -183,11 +220,20 @@ fn built(messages: &str, plugins: &[&Package]) -> Result<Built> {
             missing.name
         );
     }
+    let mut take = |name: &str| {
+        let id = &packages.iter().find(|p| p.name == name)?.id;
+        let at = objects.iter().position(|(of, _)| of == id)?;
+        Some(objects.remove(at).1)
+    };
     Ok(Built {
         divvy: divvy.context(
             "cargo built no executable `divvy`; core/Cargo.toml should have that [[bin]]",
         )?,
+        stand_ins: take(NVML)
+            .zip(take(CUDA))
+            .map(|(nvml, cuda)| Libraries { nvml, cuda }),
         plugins: objects.into_iter().map(|(_, file)| file).collect(),
+        machines: vec![],
     })
 }
 
@@ -210,6 +256,16 @@ fn install(built: &Built, out: &Path) -> Result<()> {
     install_file(&file, &out.join("lib/systemd/system"), 0o644)?;
     for plugin in &built.plugins {
         install_file(plugin, &out.join("lib/divvy/plugins"), 0o644)?;
+    }
+    for (name, description) in &built.machines {
+        let libraries = built
+            .stand_ins
+            .as_ref()
+            .context("nothing stands in for a driver")?;
+        let folder = out.join("lib/divvy/machines").join(name);
+        make_folder(&folder, true)?;
+        stage(description, libraries, &folder)
+            .with_context(|| format!("cannot make the machine {name}"))?;
     }
     // Last: from now on it may be run.
     install_file(&built.divvy, &out.join("bin"), 0o755)
@@ -316,6 +372,8 @@ mod tests {
         let built = Built {
             divvy: temp.path().join("divvy"),
             plugins: vec![temp.path().join("libdivvy_plugin_x.so")],
+            machines: vec![],
+            stand_ins: None,
         };
         let out = temp.path().join("out");
         let plugins = out.join("lib/divvy/plugins");

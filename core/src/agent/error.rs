@@ -169,6 +169,19 @@ pub enum AgentError {
         /// What happened.
         why: String,
     },
+    /// No simulated machine of that name.
+    #[error(
+        "there is no machine {name:?}; {}", match known.is_empty() {
+            true => "none is installed: cargo xtask dist installs some".to_owned(),
+            false => format!("there are {}", known.join(", ")),
+        }
+    )]
+    NoMachine {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
     /// A verb that only an agent can serve.
     #[error("divvy {0} needs a running agent: sudo divvy agent, or systemctl start divvy")]
     NeedsAgent(&'static str),
@@ -283,6 +296,7 @@ impl AgentError {
             Self::Image(error) => error.code(),
             Self::Remote(fault) => &fault.code,
             Self::NoAgent { .. } => "no_agent",
+            Self::NoMachine { .. } => "no_machine",
             Self::NeedsAgent(_) => "needs_agent",
             Self::Config(_) => "invalid_config",
             Self::Unreadable(_) => "invalid_request",

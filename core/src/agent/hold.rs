@@ -9,7 +9,6 @@
 //! is a file, `STATE/held/ID.json`.
 
 use std::collections::BTreeMap;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -72,6 +72,16 @@ pub(super) struct Global {
         default_value = "auto"
     )]
     pub(super) socket: String,
+    /// A machine that is not there, by name or folder: its devices instead of this one's, and a
+    /// state of its own
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "NAME",
+        env = "DIVVY_MACHINE"
+    )]
+    pub(super) machine: Option<String>,
     /// A plugin's setting, such as cpu.reserved_cores=1 (repeatable); `divvy plugin list` names them
     #[arg(
         long = "set",
@@ -114,6 +124,9 @@ impl Global {
         }
         if let Some(folder) = &self.plugin_dir {
             builder = builder.plugin_dir(folder);
+        }
+        if let Some(machine) = &self.machine {
+            builder = builder.machine(machine);
         }
         if let Some(socket) = &self.docker_socket {
             builder = builder.docker_socket(socket);

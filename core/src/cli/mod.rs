@@ -84,6 +84,10 @@ pub fn main() -> ExitCode {
         return ExitCode::from(FAILED);
     }
     let json = args.global.json;
+    if let Err(failure) = say_machine(&args.global) {
+        failure.print(json);
+        return ExitCode::from(failure.exit_code());
+    }
     if let Verb::Agent(verb) = &args.verb {
         return match agent::run(&args.global, verb) {
             Ok(()) => ExitCode::SUCCESS,
@@ -107,6 +111,21 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// That nothing of what follows is real.
+fn say_machine(global: &args::Global) -> Result<(), Failure> {
+    if global.machine.is_some()
+        && let Some(machine) = global.builder()?.simulated()?
+        && !global.json
+    {
+        tell!(
+            "divvy: simulated machine {}: {}",
+            machine.name,
+            machine.summary
+        );
+    }
+    Ok(())
 }
 
 async fn dispatch(args: Args) -> Result<u8, Failure> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Divvy, Inner};
+use super::{Divvy, Inner, Simulated};
 use crate::agent::{self, Agent, AgentError};
 use crate::api::{Client, Version};
 use crate::config::{Config, STATE, usual_socket};
@@ -49,6 +49,7 @@ pub struct Builder {
     exe: Option<PathBuf>,
     config: Option<Config>,
     docker_socket: Option<PathBuf>,
+    machine: Option<String>,
 }
 
 impl Builder {
@@ -104,15 +105,44 @@ impl Builder {
         self
     }
 
+    /// A machine that is not there, by its name or the path of its folder: plugins see
+    /// it instead of this one, and its state is apart.
+    #[must_use]
+    pub fn machine(mut self, name: impl Into<String>) -> Self {
+        self.machine = Some(name.into());
+        self
+    }
+
+    /// The machine that was named, found.
+    ///
+    /// # Errors
+    /// There is none of that name, or its file is wrong.
+    pub(crate) fn simulated(&self) -> Result<Option<Simulated>, AgentError> {
+        let Some(name) = &self.machine else {
+            return Ok(None);
+        };
+        let exe = match &self.exe {
+            Some(exe) => exe.clone(),
+            None => executable()?,
+        };
+        Simulated::find(name, &exe, self.plugin_dir.as_deref()).map(Some)
+    }
+
     /// The settings of an agent in this process, and the configuration.
     ///
     /// # Errors
     /// The configuration, or there is no executable to start helpers from.
     pub fn settings(&self) -> Result<(agent::Settings, Config), AgentError> {
-        let config = match &self.config {
+        let mut config = match &self.config {
             Some(config) => config.clone(),
             None => Config::load(None)?,
         };
+        let machine = self.simulated()?;
+        if let Some(machine) = &machine {
+            // The real machine's agent and ledger have no business with it.
+            config.state = Some(machine.state());
+            config.agent.socket = None;
+        }
         let state = self.state.clone().or_else(|| config.state.clone());
         let state = state.unwrap_or_else(|| PathBuf::from(STATE));
         let state =
@@ -125,6 +155,9 @@ impl Builder {
         for (plugin, keys) in &config.plugins {
             let keys = keys.iter().map(|(k, v)| (k.clone(), v.to_string()));
             set.entry(plugin.clone()).or_default().extend(keys);
+        }
+        for (plugin, keys) in machine.iter().flat_map(|machine| &machine.plugins) {
+            set.entry(plugin.clone()).or_default().extend(keys.clone());
         }
         for (plugin, keys) in &self.set {
             set.entry(plugin.clone()).or_default().extend(keys.clone());
@@ -145,6 +178,7 @@ impl Builder {
             state,
             exe,
             plugins,
+            machine: machine.map(|machine| machine.name),
             docker_socket: self
                 .docker_socket
                 .clone()
@@ -212,7 +246,7 @@ impl Builder {
             Err(e) => return Err(none(format!("cannot be reached: {e}"))),
         }
         let client = Client::new(socket);
-        if must && self.set.is_empty() && self.plugin_dir.is_none() {
+        if must && self.set.is_empty() && self.plugin_dir.is_none() && self.machine.is_none() {
             return Ok(Some(client));
         }
         let version: Version = client.get("/v1/version").await?;
@@ -223,7 +257,8 @@ impl Builder {
             Some(folder) => same_folder(folder, Path::new(&version.plugin_dir)),
             None => true,
         };
-        if self.set.is_empty() && same_plugins && (same_state || must) {
+        let same_machine = version.machine == settings.machine;
+        if self.set.is_empty() && same_plugins && same_machine && (same_state || must) {
             return Ok(Some(client));
         }
         tracing::info!(

@@ -26,9 +26,11 @@
 
 pub mod blocking;
 mod builder;
+mod machine;
 mod workload;
 
 pub use builder::{Builder, Socket, init};
+pub(crate) use machine::Simulated;
 pub use workload::{Attachment, Workload};
 
 use std::sync::Arc;

@@ -99,6 +99,7 @@ async fn version(State(server): At) -> Json<Version> {
         started_ms: server.started_ms,
         state: server.settings.state.display().to_string(),
         plugin_dir: agent.plugins().folder.display().to_string(),
+        machine: server.settings.machine.clone(),
     })
 }
 

@@ -18,7 +18,10 @@ pub(crate) const LIBRARIES: &str = "/usr/local/lib/divvy/cuda";
 
 /// The slices of one allocation, checked against the machine as it is now: each unit
 /// once, in the order of the bus, with what was granted of it.
-pub(crate) struct Grant<'a>(pub(crate) Vec<(&'a Unit, BTreeMap<String, Amount>)>);
+pub(crate) struct Grant<'a>(Vec<Granted<'a>>);
+
+/// A unit, and how much of each of its capacities.
+type Granted<'a> = (&'a Unit, BTreeMap<String, Amount>);
 
 impl<'a> Grant<'a> {
     /// Checks them.
@@ -26,7 +29,7 @@ impl<'a> Grant<'a> {
         if slices.is_empty() {
             return Err(Error::NoSlices);
         }
-        let mut units: BTreeMap<(&str, &str), (&Unit, BTreeMap<String, Amount>)> = BTreeMap::new();
+        let mut units: BTreeMap<(&str, &str), Granted<'a>> = BTreeMap::new();
         for slice in slices {
             let unit = machine
                 .units

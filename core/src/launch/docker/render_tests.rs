@@ -14,6 +14,7 @@ fn job() -> Job {
             ("COLOUR".into(), "green".into()),
             ("PATH".into(), "/bin".into()),
         ],
+        image_env: BTreeMap::new(),
         workdir: "/work".into(),
         user: Identity::default(),
         mounts: vec![BindMount {

@@ -1,0 +1,128 @@
+//! Machines that are not there: `--machine NAME`.
+//!
+//! A machine is a folder with a `machine.toml`: one line about it, and settings for
+//! plugins that make them look at that folder instead of `/`. Which plugins, and what
+//! is in the folder, is theirs to know.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::agent::AgentError;
+use crate::config::{ConfigError, Setting};
+
+/// Where workloads on such machines are kept, each machine's apart from others' and
+/// from the real one's.
+const STATES: &str = "/var/lib/divvy-machines";
+
+/// A machine, found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Simulated {
+    /// Its folder's name.
+    pub(crate) name: String,
+    /// One line about it.
+    pub(crate) summary: String,
+    /// Settings, by plugin and key.
+    pub(super) plugins: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    summary: String,
+    #[serde(default)]
+    plugins: BTreeMap<String, BTreeMap<String, Setting>>,
+}
+
+impl Simulated {
+    /// Finds a machine by the name of its folder, or by a path to it. Named ones are
+    /// looked for in `machines` beside the plugin folder, beside `exe` and in
+    /// `/usr/lib/divvy`.
+    ///
+    /// # Errors
+    /// There is none, or its file is wrong.
+    pub(super) fn find(name: &str, exe: &Path, plugins: Option<&Path>) -> Result<Self, AgentError> {
+        if name.contains('/') {
+            return Self::read(Path::new(name));
+        }
+        let beside = |folder: &Path| Some(folder.parent()?.join("machines"));
+        let installed = exe.parent().map(|bin| bin.join("../lib/divvy/machines"));
+        let folders: Vec<PathBuf> = [
+            plugins.and_then(beside),
+            installed,
+            Some(PathBuf::from("/usr/lib/divvy/machines")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let found = folders.iter().map(|folder| folder.join(name));
+        let plain = !name.is_empty() && !name.starts_with('.');
+        match found
+            .into_iter()
+            .find(|f| plain && f.join("machine.toml").is_file())
+        {
+            Some(folder) => Self::read(&folder),
+            None => Err(AgentError::NoMachine {
+                name: name.to_owned(),
+                known: known(&folders),
+            }),
+        }
+    }
+
+    fn read(folder: &Path) -> Result<Self, AgentError> {
+        let file = folder.join("machine.toml");
+        let read = |e| ConfigError::Read(file.clone(), e);
+        let folder = folder.canonicalize().map_err(read)?;
+        let text = std::fs::read_to_string(&file).map_err(read)?;
+        let parsed: File = toml::from_str(&text)
+            .map_err(|e| ConfigError::Wrong(file.clone(), e.to_string().trim().to_owned()))?;
+        // What begins with ./ is in the machine's folder.
+        let value = |setting: Setting| {
+            let text = setting.to_string();
+            match text.strip_prefix("./") {
+                Some(rest) => folder.join(rest).display().to_string(),
+                None => text,
+            }
+        };
+        let values = |keys: BTreeMap<String, Setting>| {
+            keys.into_iter()
+                .map(|(key, setting)| (key, value(setting)))
+                .collect()
+        };
+        Ok(Self {
+            name: folder
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            summary: parsed.summary,
+            plugins: parsed
+                .plugins
+                .into_iter()
+                .map(|(plugin, keys)| (plugin, values(keys)))
+                .collect(),
+        })
+    }
+
+    /// Where its workloads are kept unless somebody says otherwise.
+    pub(super) fn state(&self) -> PathBuf {
+        Path::new(STATES).join(&self.name)
+    }
+}
+
+/// The machines in these folders, in order.
+fn known(folders: &[PathBuf]) -> Vec<String> {
+    let mut names: Vec<String> = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten())
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let is_one = entry.path().join("machine.toml").is_file();
+            is_one.then(|| entry.file_name().to_string_lossy().into_owned())
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
