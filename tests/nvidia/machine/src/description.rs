@@ -303,7 +303,7 @@ pub struct Process {
 }
 
 /// A call that goes wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     /// The symbol: `nvmlDeviceGetHandleByIndex_v2`.
@@ -319,7 +319,7 @@ pub struct Fault {
 }
 
 /// What a faulty call does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     /// Answers with this number: an `nvmlReturn_t` or a `CUresult`.
@@ -353,6 +353,15 @@ impl Description {
         Ok(description)
     }
 
+    /// Writes it, if it describes a machine.
+    ///
+    /// # Errors
+    /// [`Wrong`].
+    pub fn text(&self) -> Result<String, Wrong> {
+        self.check()?;
+        toml::to_string(self).map_err(|e| Wrong::Words(e.to_string()))
+    }
+
     fn check(&self) -> Result<(), Wrong> {
         let wrong = |at: String, why: &str| Err(Wrong::Value(at, why.to_owned()));
         for (key, list) in [("order", &self.order), ("cuda_order", &self.cuda_order)] {
@@ -365,7 +374,10 @@ impl Description {
                 if let Link::Gpu(other) = link
                     && !self.gpu.contains_key(other)
                 {
-                    return wrong(format!("gpu.{name}.nvlink: {other}"), "there is no such GPU");
+                    return wrong(
+                        format!("gpu.{name}.nvlink: {other}"),
+                        "there is no such GPU",
+                    );
                 }
             }
             for instance in &gpu.instance {
@@ -404,7 +416,10 @@ impl Description {
         let mut names: Vec<&str> = self.gpu.keys().map(String::as_str).collect();
         names.sort_by_key(|name| {
             let place = order.iter().position(|named| named == name);
-            (place.unwrap_or(usize::MAX), self.gpu.get(*name).map(|gpu| &gpu.pci))
+            (
+                place.unwrap_or(usize::MAX),
+                self.gpu.get(*name).map(|gpu| &gpu.pci),
+            )
         });
         names.retain(|name| self.gpu.get(*name).is_some_and(|gpu| gpu.present));
         names

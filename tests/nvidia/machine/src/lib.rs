@@ -20,5 +20,5 @@ mod stage;
 pub use description::{
     Answer, Description, Fault, Gpu, Instance, Link, Majors, Process, Profile, Wrong,
 };
-pub use machine::{DESCRIPTION, Error, Machine};
+pub use machine::{DESCRIPTION, Error, Machine, Node};
 pub use stage::{Libraries, stage};
