@@ -10,9 +10,8 @@
 //! Whose slot it is says a second lock of one byte, a classic POSIX one: the kernel tells its
 //! owner's process id, translated into the pid namespace of who asks. Such a lock goes as soon
 //! as its process closes *any* descriptor of the file. So nothing here closes one before
-//! the process ends, neither may whoever else opens the file in such a process, and each
-//! [`Ledger::reserve`] and [`Ledger::release`] takes it again. Without it the bytes stay exact
-//! and only the process is unknown.
+//! the process ends, and each [`Ledger::reserve`], [`Ledger::release`] and [`Ledger::sign`] takes
+//! it again. Without it the bytes stay exact and only the process is unknown.
 //!
 //! The locks are on the file's inode: a description is changed in place, never by a rename.
 //! A forked child shares its parent's locks, as it shares the descriptors of the real
@@ -88,7 +87,11 @@ pub fn capacity(description: &Description, gpu: &str, gi: Option<u32>) -> Option
         }
     };
     let others = match gi {
-        None => gpu.process.iter().filter_map(|process| process.memory_mib).sum(),
+        None => gpu
+            .process
+            .iter()
+            .filter_map(|process| process.memory_mib)
+            .sum(),
         Some(_) => 0,
     };
     Some(mib.saturating_sub(others) * MIB)
@@ -105,7 +108,13 @@ pub fn used(machine: &Machine, gpu: &str, gi: Option<u32>) -> io::Result<Vec<Use
     let Some(place) = Place::of(&machine.current(), gpu, gi) else {
         return Ok(Vec::new());
     };
-    held(witness(machine.file())?, place)
+    snapshot(witness(machine.file())?, place)
+}
+
+/// All that is held at one moment: nobody reserves meanwhile.
+fn snapshot(file: &'static File, place: Place) -> io::Result<Vec<Use>> {
+    let _turn = Turn::take(file)?;
+    held(file, place)
 }
 
 /// Why nothing was reserved.
@@ -169,16 +178,33 @@ impl Ledger {
         }
         let slot = match slots.get(&place) {
             Some(slot) => *slot,
-            None => Slot { start: free_slot(self.witness, place)?, bytes: 0 },
+            None => Slot {
+                start: free_slot(self.witness, place)?,
+                bytes: 0,
+            },
         };
         let after = slot.bytes.saturating_add(bytes);
         if after > TAG {
-            return Err(Refused::Full { free: TAG - slot.bytes });
+            return Err(Refused::Full {
+                free: TAG - slot.bytes,
+            });
         }
         // Over what is held already as well: one lock, made longer at once.
-        lock(&self.holder, libc::F_OFD_SETLK, libc::F_RDLCK, slot.start, after)?;
+        lock(
+            &self.holder,
+            libc::F_OFD_SETLK,
+            libc::F_RDLCK,
+            slot.start,
+            after,
+        )?;
         tag(&self.holder, libc::F_RDLCK, slot.start);
-        slots.insert(place, Slot { start: slot.start, bytes: after });
+        slots.insert(
+            place,
+            Slot {
+                start: slot.start,
+                bytes: after,
+            },
+        );
         Ok(())
     }
 
@@ -197,12 +223,28 @@ impl Ledger {
         };
         let after = slot.bytes - bytes;
         // The tag first, where all goes: a slot that is free has none.
-        let kind = if after == 0 { libc::F_UNLCK } else { libc::F_RDLCK };
+        let kind = if after == 0 {
+            libc::F_UNLCK
+        } else {
+            libc::F_RDLCK
+        };
         tag(&self.holder, kind, slot.start);
-        lock(&self.holder, libc::F_OFD_SETLK, libc::F_UNLCK, slot.start + after, bytes)?;
+        lock(
+            &self.holder,
+            libc::F_OFD_SETLK,
+            libc::F_UNLCK,
+            slot.start + after,
+            bytes,
+        )?;
         match after {
             0 => slots.remove(&place),
-            bytes => slots.insert(place, Slot { start: slot.start, bytes }),
+            bytes => slots.insert(
+                place,
+                Slot {
+                    start: slot.start,
+                    bytes,
+                },
+            ),
         };
         Ok(())
     }
@@ -218,7 +260,14 @@ impl Ledger {
     /// # Errors
     /// Locks cannot be asked for.
     pub fn used(&self, place: Place) -> io::Result<Vec<Use>> {
-        held(self.witness, place)
+        snapshot(self.witness, place)
+    }
+
+    /// Says again whose memory this is: for who may have closed a descriptor of the file.
+    pub fn sign(&self) {
+        for slot in self.slots().values() {
+            tag(&self.holder, libc::F_RDLCK, slot.start);
+        }
     }
 
     fn slots(&self) -> MutexGuard<'_, BTreeMap<Place, Slot>> {
@@ -277,7 +326,9 @@ fn held(file: &File, place: Place) -> io::Result<Vec<Use>> {
     // Of several locks the kernel tells any one: what is before it and behind it is left to ask.
     let mut left = vec![(place.0, place.end())];
     while let Some((from, to)) = left.pop() {
-        let Some(found) = conflict(file, from, to - from)? else { continue };
+        let Some(found) = conflict(file, from, to - from)? else {
+            continue;
+        };
         let slot = found.start - (found.start - place.0) % SLOT;
         if found.start < slot + TAG {
             let pid = conflict(file, slot + TAG, 1)?.and_then(|tag| tag.pid);
@@ -332,13 +383,7 @@ fn tag(file: &File, kind: i32, slot: u64) {
     let _ = lock(file, libc::F_SETLK, kind, slot + TAG, 1);
 }
 
-fn lock(
-    file: &File,
-    command: i32,
-    kind: i32,
-    start: u64,
-    bytes: u64,
-) -> io::Result<libc::flock> {
+fn lock(file: &File, command: i32, kind: i32, start: u64, bytes: u64) -> io::Result<libc::flock> {
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
     // SAFETY: `flock` is a C struct of integers, for which zeros are a value.
     let mut range: libc::flock = unsafe { std::mem::zeroed() };
