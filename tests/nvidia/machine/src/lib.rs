@@ -13,12 +13,16 @@
 //! processes and containers, and gone with the process, as with the real driver.
 
 mod description;
+mod elf;
+mod files;
 mod machine;
 pub mod memory;
+pub mod pci;
 mod stage;
 
 pub use description::{
     Answer, Description, Fault, Gpu, Instance, Link, Majors, Process, Profile, Wrong,
 };
+pub use files::capability;
 pub use machine::{DESCRIPTION, Error, Machine, Node};
 pub use stage::{Libraries, stage};

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::description::{Answer, Description, Fault, Wrong};
-use crate::stage;
+use crate::files;
 
 /// What a description file's name begins with; the driver's version follows. It is
 /// named like one of the driver's libraries, so that it is mounted with them.
@@ -183,7 +183,7 @@ impl Machine {
         change(&mut description);
         let text = description.text().map_err(wrong)?;
         if let Some(folder) = &self.folder {
-            stage::files(&description, &folder.join("root"))?;
+            files::make(&description, &folder.join("root"))?;
         }
         overwrite(&mut file, text.as_bytes()).map_err(at())
     }
@@ -203,7 +203,12 @@ impl Machine {
             None => PathBuf::from("/"),
         };
         let below = Path::new("dev").join(node);
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // Capabilities are only there to be opened, and nobody may write them.
+        let access = match node.starts_with("nvidia-caps/") {
+            true => OFlags::RDONLY,
+            false => OFlags::RDWR,
+        };
+        let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::open(root.join(&below), flags, Mode::empty()) {
             Ok(_) | Err(Errno::NXIO | Errno::NODEV) => Node::Granted,
             Err(Errno::NOENT) => {
