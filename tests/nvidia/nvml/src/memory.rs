@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::c_uint;
 
-use divvy_nvidia_machine::Machine;
+use divvy_nvidia_machine::{Machine, memory};
 use nvml_wrapper_sys::bindings::*;
 
 use crate::abi::*;
@@ -14,12 +14,8 @@ pub(crate) const MIB: u64 = 1 << 20;
 
 /// What processes have really allocated on a GPU, outside of GPU instances or in one:
 /// their numbers, where they can be told from here, and bytes.
-pub(crate) fn allocated(
-    _machine: &Machine,
-    _gpu: &str,
-    _gi: Option<u32>,
-) -> Vec<(Option<u32>, u64)> {
-    Vec::new()
+pub(crate) fn allocated(machine: &Machine, gpu: &str, gi: Option<u32>) -> Vec<(Option<u32>, u64)> {
+    memory::used(machine, gpu, gi).unwrap_or_default()
 }
 
 /// The GPU instances that there are.
