@@ -127,6 +127,9 @@ pub struct Gpu {
     /// Its NUMA node, as the kernel says it: -1 where there is none.
     #[serde(default = "no_node")]
     pub numa_node: i32,
+    /// The NUMA node that its own memory is, where the processor sees it as one (Grace).
+    #[serde(default)]
+    pub memory_node: Option<u32>,
     /// CPUs near it, as sysfs writes them: `0-55,112-167`.
     #[serde(default)]
     pub local_cpus: Option<String>,
@@ -280,6 +283,9 @@ pub struct Instance {
     pub ci: u32,
     /// Where the GPU instance begins.
     pub start: u32,
+    /// Its MIG device number, where numbers have gaps; default: its place in the list.
+    #[serde(default)]
+    pub number: Option<u32>,
     /// Compute slices of this compute instance; default: all of the GPU instance's.
     #[serde(default)]
     pub slices: Option<u32>,
