@@ -87,8 +87,12 @@ impl Nvidia {
     /// It has none.
     #[must_use]
     pub fn libraries(&self) -> PathBuf {
-        let folders = ["x86_64", "aarch64"].map(|a| self.root().join(format!("usr/lib/{a}-linux-gnu")));
-        folders.into_iter().find(|f| f.is_dir()).expect("a folder of libraries")
+        let folders =
+            ["x86_64", "aarch64"].map(|a| self.root().join(format!("usr/lib/{a}-linux-gnu")));
+        folders
+            .into_iter()
+            .find(|f| f.is_dir())
+            .expect("a folder of libraries")
     }
 
     /// The setting that has the plugin look at it.

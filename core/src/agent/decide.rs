@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, AgentError};
-use crate::allocate::{self, Choices, DeviceMask, Limits, Refusal, RefusalCode, Snapshot, allocate, explain};
+use crate::allocate::{
+    self, Choices, DeviceMask, Limits, Refusal, RefusalCode, Snapshot, allocate, explain,
+};
 use crate::model::{Amount, BASE_SLOTS, Inventory, Record, Request, Slice, format_amount};
 use crate::plugin::CallError;
 use crate::sys;
