@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, Timespec, Timestamps, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, flock};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -238,6 +238,7 @@ impl Machine {
                 let made = self.folder.is_some() && !self.current().missing.iter().any(named);
                 if made { Node::Granted } else { Node::Absent }
             }
+            Err(Errno::ACCESS) if self.folder.is_some() && no_devices(&root) => Node::Granted,
             Err(_) => Node::Denied,
         }
     }
@@ -304,6 +305,13 @@ fn crash() -> ! {
     }
     // The first process of a container ignores signals that it did not ask for.
     std::process::abort()
+}
+
+/// Is this on a file system on which device nodes may not be opened, as `/tmp` often is?
+/// A real `/dev` is not.
+fn no_devices(root: &Path) -> bool {
+    let flags = rustix::fs::statvfs(root).map(|mount| mount.f_flag);
+    flags.is_ok_and(|flags| flags.contains(StatVfsMountFlags::NODEV))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

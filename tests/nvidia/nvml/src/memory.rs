@@ -98,8 +98,8 @@ exports! {
     about nvmlDeviceGetBAR1MemoryInfo(device: nvmlDevice_t, memory: *mut nvmlBAR1Memory_t) {
         let gpu = device.gpu;
         let own = gpu.memory_mib.ok_or(NOT_SUPPORTED)?;
-        // All of it may be mapped where MIG is, and a small window elsewhere.
-        let total = match gpu.mig {
+        // All of it can be mapped on boards for servers, and a small window elsewhere.
+        let total = match gpu.remapped_rows {
             Some(_) => own.next_power_of_two() * MIB,
             None => 256 * MIB,
         };
