@@ -53,11 +53,14 @@ pub(crate) fn links(gpus: &[Placed<'_>]) -> BTreeMap<String, Vec<Link>> {
         .filter_map(|placed| placed.gpu.address.as_deref())
         .collect();
     let link = |one: &Placed<'_>, other: &Placed<'_>| {
-        let (kind, weight) = match nvlinks(one.gpu, other.gpu, &addresses) {
+        // A GPU with MIG on says nothing of its NVLinks, and has no use of them.
+        let count = nvlinks(one.gpu, other.gpu, &addresses);
+        let (kind, weight) = match count.min(nvlinks(other.gpu, one.gpu, &addresses)) {
             0 => pcie(one, other)?,
             count => (
                 "nvlink",
-                nvlink_rate(one.gpu.nvlink_version).saturating_mul(count),
+                nvlink_rate(one.gpu.nvlink_version.max(other.gpu.nvlink_version))
+                    .saturating_mul(count),
             ),
         };
         Some(Link {
