@@ -1,4 +1,5 @@
 //! Every machine says through `nvml-wrapper` what its description says.
+#![allow(clippy::unwrap_used, reason = "tests, and what they share")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Staged machines, opened as any client of NVML would.
 #![allow(dead_code, reason = "each test uses some of it")]
+#![allow(clippy::unwrap_used, reason = "for tests only")]
 
 use std::env;
 use std::ffi::OsStr;
