@@ -262,7 +262,8 @@ fn initialise(name: &'static str) -> nvmlReturn_t {
         let machine = match known {
             Some(machine) => machine,
             None => {
-                let here = nvmlInit_v2 as *const ();
+                // Ours alone: a name that is exported could be another library's.
+                let here = initialise as *const ();
                 let machine = Machine::of_library(here).map_err(|error| {
                     eprintln!("NVML's stand-in: {error}");
                     DRIVER_NOT_LOADED
