@@ -12,13 +12,20 @@ use crate::{
     absent, array,
     call::{out, out_if, text},
     code::{INVALID_VALUE, NOT_FOUND},
-    context, copy, device, errors, event, function, graph, memory, module, pointer, pool, stream,
+    context, copy, device,
+    driver::machine,
+    errors, event, function, graph, memory, module, pointer, pool, stream,
     versions::VERSIONS,
     virtual_memory,
 };
 
-/// All that this library exports.
+/// All that this library exports, as it is staged: without what the driver lacks.
 fn exports() -> impl Iterator<Item = &'static Export> {
+    let description = machine().map(|machine| machine.current());
+    let lacks = move |export: &&Export| {
+        let lacks = description.as_ref().map(|all| &all.lacks);
+        lacks.is_some_and(|lacks| lacks.iter().any(|name| name == export.name))
+    };
     let modules: &[&'static [Export]] = &[
         EXPORTS,
         absent::EXPORTS,
@@ -37,7 +44,11 @@ fn exports() -> impl Iterator<Item = &'static Export> {
         stream::EXPORTS,
         virtual_memory::EXPORTS,
     ];
-    modules.iter().copied().flatten()
+    modules
+        .iter()
+        .copied()
+        .flatten()
+        .filter(move |export| !lacks(export))
 }
 
 enum Found {

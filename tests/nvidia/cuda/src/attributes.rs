@@ -12,7 +12,8 @@ pub(crate) fn of(device: &Device, number: u32) -> Option<i32> {
         return None;
     }
     let (major, minor) = device.capability;
-    let since = |least: i32| i32::from(major >= least);
+    let from = |least: i32, value: i32| if major >= least { value } else { 0 };
+    let since = |least: i32| from(least, 1);
     let said = &device.said;
     let of_pci = |place: usize| device.pci.get(place).and_then(|&n| i32::try_from(n).ok());
     let kilohertz = |place: usize| {
@@ -145,28 +146,10 @@ pub(crate) fn of(device: &Device, number: u32) -> Option<i32> {
         104 | 105 => 0,
         106 => blocks,
         107 => since(8),
-        108 => {
-            if major >= 8 {
-                l2_mib << 19
-            } else {
-                0
-            }
-        }
-        109 => {
-            if major >= 8 {
-                134_213_632
-            } else {
-                0
-            }
-        }
+        108 => from(8, l2_mib << 19),
+        109 => from(8, 134_213_632),
         110 => i32::from(!said.integrated),
-        111 => {
-            if major >= 8 {
-                1024
-            } else {
-                0
-            }
-        }
+        111 => from(8, 1024),
         112 | 113 | 115 => 1,
         114 => 1,
         116 => i32::from(!said.integrated),
@@ -201,20 +184,8 @@ pub(crate) fn of(device: &Device, number: u32) -> Option<i32> {
         133 => 0,
         134 => said.numa_node.max(0),
         135 | 138 => 0,
-        136 => {
-            if major >= 10 {
-                7
-            } else {
-                0
-            }
-        }
-        137 => {
-            if major >= 10 {
-                4 << 20
-            } else {
-                0
-            }
-        }
+        136 => from(10, 7),
+        137 => from(10, 4 << 20),
         139 => pci_device(&said.pci_id),
         140 => 0,
         _ => 0,

@@ -5,10 +5,7 @@ use std::{
     env,
     ffi::c_int,
     process,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use divvy_nvidia_machine::{Description, Machine, memory::Ledger};
@@ -26,8 +23,6 @@ pub(crate) struct Driver {
     pub(crate) ledger: Ledger,
     pub(crate) devices: Vec<Device>,
     state: Mutex<State>,
-    /// The description that was current in the last call.
-    seen: AtomicUsize,
 }
 
 static DRIVER: OnceLock<Driver> = OnceLock::new();
@@ -107,7 +102,6 @@ pub(crate) fn init() -> Done {
         UNKNOWN
     })?;
     let state = Mutex::new(State::new(devices.len()));
-    let seen = AtomicUsize::new(Arc::as_ptr(&description).addr());
     // Where two threads come here at once, both found the same.
     let _ = DRIVER.set(Driver {
         pid: process::id(),
@@ -115,7 +109,6 @@ pub(crate) fn init() -> Done {
         ledger,
         devices,
         state,
-        seen,
     });
     Ok(())
 }
@@ -128,11 +121,9 @@ impl Driver {
     /// What the description says now.
     pub(crate) fn description(&self) -> Arc<Description> {
         let description = self.machine.current();
-        let now = Arc::as_ptr(&description).addr();
-        // It was read anew, and the file closed after that: see `divvy_nvidia_machine::memory`.
-        if self.seen.swap(now, Ordering::Relaxed) != now {
-            self.ledger.sign();
-        }
+        // It may have been read anew, and closed after that, here or by NVML's library in the
+        // same process: see `divvy_nvidia_machine::memory`.
+        self.ledger.sign();
         description
     }
 

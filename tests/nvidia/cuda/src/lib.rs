@@ -10,8 +10,8 @@
 //! *time* is in stream order.
 //!
 //! Each exported function has the type that the `cudarc` crate's bindings have for it, or
-//! this does not compile ([`abi`]). Functions that are not played answer
-//! `CUDA_ERROR_NOT_SUPPORTED` ([`absent`]).
+//! this does not compile (`abi.rs`). Functions that are not played answer
+//! `CUDA_ERROR_NOT_SUPPORTED` (`absent.rs`).
 
 #[macro_use]
 mod abi;
