@@ -110,7 +110,7 @@ async fn prepare(plugin: &Client) -> Result<Edits, CallError> {
 }
 
 fn request() -> PrepareRequest {
-    PrepareRequest::new("a1".into(), slices())
+    PrepareRequest::new("a1", slices())
 }
 
 /// Half of `unit-a`.
