@@ -18,6 +18,7 @@ pub mod dockerd;
 mod machine;
 pub mod needs;
 pub mod npu;
+pub mod nvidia;
 pub mod rootfs;
 pub mod soak;
 pub mod state;

@@ -378,7 +378,7 @@ pub(crate) fn target_folder() -> PathBuf {
     target.to_owned()
 }
 
-fn test_folder() -> PathBuf {
+pub(crate) fn test_folder() -> PathBuf {
     let exe = std::env::current_exe().expect("our own path");
     exe.parent().expect("a folder").to_owned()
 }

@@ -78,6 +78,7 @@ const LIES: &[(&str, &str, &str)] = &[
     ("two-nodes-same", "prepare", "nodes.once"),
     ("mount-etc", "prepare", "mounts.sources"),
     ("mount-over-proc", "prepare", "mounts.targets"),
+    ("loader-elsewhere", "prepare", "mounts.library-paths"),
     ("gid-0", "prepare", "edits.groups"),
     ("annotation-escapes", "prepare", "edits.annotations"),
     ("cpuset-nonsense", "prepare", "limits.lists"),

@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, AgentError};
-use crate::allocate::{self, Choices, DeviceMask, Limits, Refusal, Snapshot, allocate, explain};
+use crate::allocate::{
+    self, Choices, DeviceMask, Limits, Refusal, RefusalCode, Snapshot, allocate, explain,
+};
 use crate::model::{Amount, BASE_SLOTS, Inventory, Record, Request, Slice, format_amount};
 use crate::plugin::CallError;
 use crate::sys;
@@ -69,15 +71,27 @@ impl Agent {
     }
 }
 
-/// A slot is unknown because its plugin is down: that is the error then.
+/// A slot is unknown because its plugin is down: that is the error then. A plugin
+/// that has nothing to offer here says why.
 pub(super) fn blame(
-    error: AgentError,
+    mut error: AgentError,
     inventory: &Inventory,
     failed: Vec<(String, CallError)>,
 ) -> AgentError {
-    let AgentError::Refused { refusal, .. } = &error else {
+    let AgentError::Refused { refusal, .. } = &mut error else {
         return error;
     };
+    if refusal.code == RefusalCode::UnknownSlot {
+        let (prefix, _) = refusal.slot.split_once('.').unwrap_or_default();
+        // A class is any plugin's.
+        let named = failed.iter().any(|(plugin, _)| plugin == prefix);
+        let absent = failed
+            .iter()
+            .filter(|(plugin, error)| error.is_absent() && (!named || plugin == prefix));
+        for (_, why) in absent {
+            refusal.message.push_str(&format!("; {why}"));
+        }
+    }
     let down = failed.into_iter().find(|(plugin, error)| {
         let mine = refusal.slot.split('.').next() == Some(plugin);
         (mine || inventory.plugins.is_empty()) && !error.is_absent()

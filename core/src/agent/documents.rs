@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, DeviceView, Watched, describe_inventory};
+use divvy_plugin::{Basis, Draw};
+
 use crate::model::{Inventory, NumaNode, Record, Slice, Slot};
 use crate::plugin::{CallError, Client, Crash, Status};
 
@@ -115,14 +117,16 @@ impl Devices {
         }
     }
 
-    /// The unit of the slot of this plugin that draws on a capacity, if any.
+    /// The unit of the slot of this plugin that counts a capacity, if any: the one
+    /// that draws on it in units rather than in shares.
     #[must_use]
     pub fn unit(&self, plugin: &str, capacity: &str) -> &str {
-        self.slots
-            .iter()
-            .filter(|s| s.plugin == plugin)
-            .find(|s| s.slot.draws.iter().any(|d| d.capacity == capacity))
-            .map_or("", |s| s.slot.unit.as_str())
+        let draws = |s: &&OfferedSlot| {
+            let counts = |d: &Draw| d.capacity == capacity && d.of == Basis::Units;
+            s.plugin == plugin && s.slot.draws.iter().any(counts)
+        };
+        let slot = self.slots.iter().find(draws);
+        slot.map_or("", |s| s.slot.unit.as_str())
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Simulated {
     /// One line about it.
     pub(crate) summary: String,
     /// Settings, by plugin and key.
-    pub(super) plugins: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) plugins: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -12,7 +12,8 @@ use crate::nvml::{Gpu, Instance, Memory, Reading, Virtualization};
 use crate::root::{Known, Majors, Root};
 use crate::slots::{INSTANCE, MEMORY, TIME, WHOLE, capacity_of, share_quantum};
 
-const MIB: u64 = 1 << 20;
+/// Of a GPU that the kernel has and NVML does not count.
+const UNLISTED: &str = "not listed";
 
 /// A device, and what containers need to use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +127,7 @@ fn identify(
     for (address, kernel) in known {
         let gpu = nameless.next().unwrap_or_else(|| Gpu {
             index: u32::MAX,
-            lost: Some("NVML does not list it".into()),
+            lost: Some(UNLISTED.into()),
             ..Gpu::default()
         });
         found.push(one(gpu, address, kernel));
@@ -211,7 +212,7 @@ impl Facts<'_> {
         if !cut {
             device.capacities = [
                 (WHOLE.to_owned(), Capacity::of(Amount::ONE)),
-                (MEMORY.to_owned(), in_mib(memory)),
+                (MEMORY.to_owned(), in_hundredths(memory)),
                 (
                     TIME.to_owned(),
                     Capacity {
@@ -305,6 +306,13 @@ impl Facts<'_> {
             state: HealthState::Unhealthy,
             reason: Some(reason),
         };
+        if gpu.lost.as_deref() == Some(UNLISTED) {
+            let node = own.unwrap_or_else(|| "its device node".into());
+            return ill(format!(
+                "the kernel has it and NVML does not list it: {node} is missing or cannot be opened; nvidia-modprobe -c={} makes it",
+                found.minor.unwrap_or(0)
+            ));
+        }
         if let Some(why) = &gpu.lost {
             return ill(format!(
                 "NVML cannot use it ({why}): look for `Xid` in dmesg; it may need a reset, or the machine a restart"
@@ -325,12 +333,16 @@ impl Facts<'_> {
             );
         }
         if let Some(mig) = gpu.mig
-            && mig.on != mig.pending
+            && (mig.on != mig.pending || mig.on && gpu.instances.is_empty())
         {
-            let will = if mig.pending { "on" } else { "off" };
+            let reason = match (mig.on, mig.pending) {
+                (true, true) => "MIG is on and it has no instances: nvidia-smi mig -cgi PROFILE -C",
+                (_, true) => "MIG will be on after its next reset",
+                (_, false) => "MIG will be off after its next reset",
+            };
             return Health {
                 state: HealthState::Degraded,
-                reason: Some(format!("MIG will be {will} after its next reset")),
+                reason: Some(reason.into()),
             };
         }
         Health::healthy()
@@ -495,13 +507,14 @@ fn char_node(major: u32, minor: u32) -> NodeId {
     }
 }
 
-/// Whole MiB are handed out; what is left of the last one is the driver's.
-fn in_mib(memory: Memory) -> Capacity {
-    let usable = memory.total.saturating_sub(memory.reserved) / MIB * MIB;
+/// Hundredths of it are whole bytes, so that shares that add up to 1 do so in bytes:
+/// up to 99 bytes are left to the driver.
+fn in_hundredths(memory: Memory) -> Capacity {
+    let usable = memory.total.saturating_sub(memory.reserved) / 100 * 100;
     Capacity {
         total: Amount::from_units(memory.total),
         reserved: Amount::from_units(memory.total - usable),
-        step: Some(Amount::from_units(MIB)),
+        step: Some(Amount::ONE),
     }
 }
 
@@ -540,6 +553,8 @@ fn profile(instance: &Instance, gpu: Option<Memory>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MIB: u64 = 1 << 20;
 
     #[test]
     fn profiles() {

@@ -10,7 +10,10 @@ use cudarc::driver::sys::{CUdevice, CUdevice_attribute, CUresult};
 use libloading::Library;
 use nvml_wrapper::Device;
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
-use nvml_wrapper_sys::bindings::{NvmlLib, nvmlGpuFabricInfo_t, nvmlMemory_t};
+use nvml_wrapper_sys::bindings::{
+    NvmlLib, nvmlGpuFabricInfo_t, nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH,
+    nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_UNKNOWN, nvmlMemory_t,
+};
 
 /// Memory of a device by the call that drivers before 510 have: total and used
 /// bytes. The newer one is in NVML's safe layer.
@@ -51,6 +54,20 @@ pub(crate) fn fabric(nvml: &NvmlLib, device: &Device<'_>) -> Result<([u8; 16], u
     // SAFETY: the handle is of this library, and `info` outlives the call.
     nvml_try(unsafe { call(device.handle(), &raw mut info) })?;
     Ok((info.clusterUuid, info.cliqueId))
+}
+
+/// Does an NVLink lead to a switch? (The safe layer's answer to this is always
+/// *unknown*: it has NVML write to a copy.)
+pub(crate) fn leads_to_switch(
+    nvml: &NvmlLib,
+    device: &Device<'_>,
+    link: u32,
+) -> Result<bool, NvmlError> {
+    let call = nvml_sym(nvml.nvmlDeviceGetNvLinkRemoteDeviceType.as_ref())?;
+    let mut kind = nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_UNKNOWN;
+    // SAFETY: the handle is of this library, and `kind` outlives the call.
+    nvml_try(unsafe { call(device.handle(), link, &raw mut kind) })?;
+    Ok(kind == nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH)
 }
 
 /// CUDA's driver API, as far as it can be asked without a context.

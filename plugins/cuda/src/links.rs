@@ -1,6 +1,6 @@
 //! How GPUs are connected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use divvy_plugin::Link;
 
@@ -48,49 +48,63 @@ pub(crate) struct Placed<'a> {
 /// through switches; else a PCIe switch that is above both; else the root complex.
 /// What only a socket connects is not linked: that is what NUMA nodes say.
 pub(crate) fn links(gpus: &[Placed<'_>]) -> BTreeMap<String, Vec<Link>> {
-    let mut links = BTreeMap::new();
-    for one in gpus {
+    let addresses: BTreeSet<&str> = gpus
+        .iter()
+        .filter_map(|placed| placed.gpu.address.as_deref())
+        .collect();
+    let link = |one: &Placed<'_>, other: &Placed<'_>| {
+        // A GPU with MIG on says nothing of its NVLinks, and has no use of them.
+        let count = nvlinks(one.gpu, other.gpu, &addresses);
+        let (kind, weight) = match count.min(nvlinks(other.gpu, one.gpu, &addresses)) {
+            0 => pcie(one, other)?,
+            count => (
+                "nvlink",
+                nvlink_rate(one.gpu.nvlink_version.max(other.gpu.nvlink_version))
+                    .saturating_mul(count),
+            ),
+        };
+        Some(Link {
+            to: other.id.to_owned(),
+            kind: kind.into(),
+            weight,
+        })
+    };
+    let of = |one: &Placed<'_>| {
         let others = gpus.iter().filter(|other| other.id != one.id);
-        let best = others.filter_map(|other| {
-            let (kind, weight) = connection(one, other)?;
-            Some(Link {
-                to: other.id.to_owned(),
-                kind: kind.into(),
-                weight,
-            })
-        });
-        links.insert(one.id.to_owned(), best.collect());
-    }
-    links
+        others.filter_map(|other| link(one, other)).collect()
+    };
+    gpus.iter()
+        .map(|one| (one.id.to_owned(), of(one)))
+        .collect()
 }
 
-fn connection(one: &Placed<'_>, other: &Placed<'_>) -> Option<(&'static str, u32)> {
-    let nvlink = nvlinks(one.gpu, other.gpu);
-    if nvlink > 0 {
-        let rate = nvlink_rate(one.gpu.nvlink_version);
-        return Some(("nvlink", rate.saturating_mul(nvlink)));
-    }
+fn pcie(one: &Placed<'_>, other: &Placed<'_>) -> Option<(&'static str, u32)> {
     let common = one.bridges.iter().zip(&other.bridges);
     let common = common.take_while(|(a, b)| a == b).count();
     let weight = pcie_rate(one.gpu).min(pcie_rate(other.gpu));
     match common {
         0 => None,
-        // The root complex, or a root port that two functions share.
+        // The root complex.
         1 => Some(("pcie-host", weight / 2)),
         _ => Some(("pcie-switch", weight)),
     }
 }
 
-/// How many NVLinks lead from one to the other. Through switches all of them do.
-fn nvlinks(one: &Gpu, other: &Gpu) -> u32 {
-    let direct = one
-        .nvlinks
-        .iter()
-        .filter(|link| match (link, &other.address) {
-            (NvLink::Device(far), Some(address)) => far == address,
-            _ => false,
-        });
-    let switched = |gpu: &Gpu| gpu.nvlinks.iter().filter(|l| **l == NvLink::Switch).count();
-    let count = direct.count() + switched(one).min(switched(other));
-    u32::try_from(count).unwrap_or(u32::MAX)
+/// How many NVLinks lead from one to the other, directly or through switches. What is
+/// at a far end and no GPU is a switch: older drivers do not say so. All switches of a
+/// machine are taken for one; NVIDIA builds no other.
+fn nvlinks(one: &Gpu, other: &Gpu, gpus: &BTreeSet<&str>) -> u32 {
+    let direct = |link: &&NvLink| match (link, &other.address) {
+        (NvLink::Device(far), Some(address)) => far == address,
+        _ => false,
+    };
+    let switched = |link: &&NvLink| match link {
+        NvLink::Device(far) => !gpus.contains(far.as_str()),
+        NvLink::Switch => true,
+    };
+    let count = |gpu: &Gpu, which: &dyn Fn(&&NvLink) -> bool| {
+        gpu.nvlinks.iter().filter(|link| which(link)).count()
+    };
+    let through = count(one, &switched).min(count(other, &switched));
+    u32::try_from(count(one, &direct) + through).unwrap_or(u32::MAX)
 }

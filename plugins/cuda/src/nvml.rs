@@ -7,8 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use nvml_wrapper::enum_wrappers::device::{ComputeMode, GpuVirtualizationMode};
-use nvml_wrapper::enum_wrappers::nv_link::IntDeviceType;
+use nvml_wrapper::enum_wrappers::device::{Brand, ComputeMode, GpuVirtualizationMode};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml, cuda_driver_version_major, cuda_driver_version_minor};
 use nvml_wrapper_sys::bindings::NVML_NVLINK_MAX_LINKS;
@@ -265,7 +264,7 @@ impl<'a> Asker<'a> {
     fn facts(&mut self) {
         self.gpu.name = self.ask("name", Device::name);
         let brand = self.ask("brand", Device::brand);
-        self.gpu.brand = brand.map(|brand| format!("{brand:?}"));
+        self.gpu.brand = brand.map(brand_name);
         let architecture = self.ask("architecture", Device::architecture);
         self.gpu.architecture = architecture.map(|a| format!("{a:?}"));
         let capability = self.ask("compute capability", Device::cuda_compute_capability);
@@ -366,14 +365,16 @@ impl<'a> Asker<'a> {
                 continue;
             }
             if self.gpu.nvlink_version.is_none() {
-                self.gpu.nvlink_version = self.ask("NVLinks' version", |gpu| {
+                let version = self.ask("NVLinks' version", |gpu| {
                     gpu.link_wrapper_for(number).version()
                 });
+                self.gpu.nvlink_version = version.and_then(generation);
             }
-            let kind = self.ask("NVLinks' ends", |gpu| {
-                gpu.link_wrapper_for(number).remote_device_type(number)
+            let nvml = self.nvml;
+            let switch = self.ask("NVLinks' ends", |gpu| {
+                ffi::leads_to_switch(nvml.lib(), gpu, number)
             });
-            if kind == Some(IntDeviceType::Switch) {
+            if switch == Some(true) {
                 self.gpu.nvlinks.push(NvLink::Switch);
                 continue;
             }
@@ -385,6 +386,31 @@ impl<'a> Asker<'a> {
                 self.gpu.nvlinks.push(NvLink::Device(address));
             }
         }
+    }
+}
+
+/// NVLink's generation, of what NVML calls its version (nvml.h,
+/// `NVML_NVLINK_VERSION_…`: 1.0, 2.0, 2.2, 3.0, 3.1, 4.0, 5.0).
+fn generation(version: u32) -> Option<u32> {
+    match version {
+        1 => Some(1),
+        2 | 3 => Some(2),
+        4 | 5 => Some(3),
+        6 => Some(4),
+        7 => Some(5),
+        _ => None,
+    }
+}
+
+/// As `nvidia-smi` writes it.
+fn brand_name(brand: Brand) -> String {
+    match brand {
+        Brand::Nvidia => "NVIDIA".into(),
+        Brand::NvidiaRTX => "NVIDIA RTX".into(),
+        Brand::GeForceRTX => "GeForce RTX".into(),
+        Brand::QuadroRTX => "Quadro RTX".into(),
+        Brand::TitanRTX => "Titan RTX".into(),
+        other => format!("{other:?}"),
     }
 }
 

@@ -159,6 +159,7 @@ pub(crate) fn in_edits(mode: &str, edits: &mut Edits) {
         "no-edits" => *edits = Edits::default(),
         "counts" => edits.env[0].value = crate::habit::next().to_string(),
         "pid-in-edits" => edits.env[0].value = std::process::id().to_string(),
+        "loader-elsewhere" => edits.library_paths.push("/opt/elsewhere".into()),
         "mount-root" => mount("/", "/host"),
         "mount-etc" => mount("/etc/shadow", "/shadow"),
         "mount-docker" => mount("/run/docker.sock", "/docker.sock"),

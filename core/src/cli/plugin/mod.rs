@@ -46,7 +46,11 @@ fn open(path: &Path) -> Result<Result<PluginFile, FindError>, Failure> {
 fn subject(global: &Global, file: PluginFile) -> Result<Subject, Failure> {
     let exe = std::env::current_exe()
         .map_err(|e| AgentError::System("cannot find divvy's own executable", e))?;
-    let config = settings(&global.set, &file.name())?;
+    let machine = global.builder()?.simulated()?;
+    let mut config = machine
+        .and_then(|mut m| m.plugins.remove(&file.name()))
+        .unwrap_or_default();
+    config.extend(settings(&global.set, &file.name())?);
     Ok(Subject::new(file, exe, config)?)
 }
 

@@ -56,8 +56,8 @@ pub(super) const CHECKS: [Check; 11] = [
     ),
     check!(
         "discover.serves",
-        "Each device has what at least one slot draws on.",
-        "Give it the capacities that a slot names, or do not list it.",
+        "Each device has what at least one slot draws on, or is cut into others, or says why not.",
+        "Give it the capacities that a slot names, or a reason in its health, or do not list it.",
         serves
     ),
     check!(
@@ -166,7 +166,12 @@ async fn serves(bench: &mut Bench) -> Checked {
                     .iter()
                     .all(|d| device.capacities.contains_key(&d.capacity))
         };
-        device.partitioning.is_none() && !manifest.slots.iter().any(|slot| serves(&slot.draws))
+        let is_cut = || {
+            let id = Some(&device.id);
+            device.partitioning.is_some() || found.devices.iter().any(|d| d.parent.as_ref() == id)
+        };
+        let serves = manifest.slots.iter().any(|slot| serves(&slot.draws));
+        !serves && !is_cut() && device.health.reason.is_none()
     });
     match useless {
         Some(device) => failed(format!("{} serves no slot", device.id)),

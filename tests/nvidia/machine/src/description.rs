@@ -127,6 +127,9 @@ pub struct Gpu {
     /// Its NUMA node, as the kernel says it: -1 where there is none.
     #[serde(default = "no_node")]
     pub numa_node: i32,
+    /// The NUMA node that its own memory is, where the processor sees it as one (Grace).
+    #[serde(default)]
+    pub memory_node: Option<u32>,
     /// CPUs near it, as sysfs writes them: `0-55,112-167`.
     #[serde(default)]
     pub local_cpus: Option<String>,
@@ -280,6 +283,9 @@ pub struct Instance {
     pub ci: u32,
     /// Where the GPU instance begins.
     pub start: u32,
+    /// Its MIG device number, where numbers have gaps; default: its place in the list.
+    #[serde(default)]
+    pub number: Option<u32>,
     /// Compute slices of this compute instance; default: all of the GPU instance's.
     #[serde(default)]
     pub slices: Option<u32>,
@@ -423,5 +429,73 @@ impl Description {
         });
         names.retain(|name| self.gpu.get(*name).is_some_and(|gpu| gpu.present));
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::*;
+
+    fn all() -> Vec<(String, Description)> {
+        let files = fs::read_dir(crate::MACHINES).unwrap().map(|entry| {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let description = Description::parse(&text);
+            (
+                name.clone(),
+                description.unwrap_or_else(|wrong| panic!("{name}: {wrong}")),
+            )
+        });
+        files.collect()
+    }
+
+    #[test]
+    fn every_machine_is_one_and_written_as_it_was_read() {
+        let all = all();
+        assert!(all.len() >= 8);
+        for (name, description) in all {
+            let text = description.text().unwrap();
+            assert_eq!(Description::parse(&text).unwrap(), description, "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_there_twice() {
+        let mut uuids = BTreeSet::new();
+        for (name, description) in all() {
+            let mut addresses = BTreeSet::new();
+            let mut minors = BTreeSet::new();
+            for gpu in description.gpu.values() {
+                assert!(addresses.insert(gpu.pci.clone()), "{name}: {}", gpu.pci);
+                assert!(minors.insert(gpu.minor), "{name}: {}", gpu.minor);
+                let own = gpu.instance.iter().map(|instance| &instance.uuid);
+                for uuid in own.chain([&gpu.uuid]) {
+                    assert!(uuids.insert(uuid.clone()), "{name}: {uuid}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn instances_do_not_overlap() {
+        for (name, description) in all() {
+            for gpu in description.gpu.values() {
+                let parts = gpu
+                    .instance
+                    .iter()
+                    .map(|i| (i.start, i.gi, gpu.profile[&i.profile].memory));
+                let parts: BTreeSet<_> = parts.collect();
+                let mut end = 0;
+                for (start, gi, size) in parts {
+                    assert!(start >= end, "{name}: {gi}");
+                    end = start + size;
+                }
+                assert!(end <= 8, "{name}");
+            }
+        }
     }
 }

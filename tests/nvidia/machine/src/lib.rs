@@ -26,3 +26,6 @@ pub use description::{
 pub use files::capability;
 pub use machine::{DESCRIPTION, Error, Machine, Node};
 pub use stage::{Libraries, stage};
+
+/// The folder of the descriptions that tests and people use, `NAME.toml`.
+pub const MACHINES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../machines");

@@ -3,15 +3,13 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, Timespec, Timestamps, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, flock};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -36,9 +34,14 @@ pub(crate) const LIBRARIES: [&str; 5] = [
 /// Programs on the machine see the *host*: the driver's device nodes are below the
 /// machine's `root/`, and root would make those that are not there. Programs in a container
 /// have `/dev` and nothing else.
+///
+/// It never closes the description file once it has it open: this would end the locks that the
+/// process has on it ([`crate::memory`]).
 #[derive(Debug)]
 pub struct Machine {
     file: PathBuf,
+    /// Open for who changes it.
+    writable: Mutex<Option<&'static File>>,
     /// The machine's folder, for those on the host.
     folder: Option<PathBuf>,
     read: Mutex<Seen>,
@@ -49,6 +52,7 @@ pub struct Machine {
 /// What the file said when it was last read.
 #[derive(Debug)]
 struct Seen {
+    file: &'static File,
     stamp: Stamp,
     description: Arc<Description>,
 }
@@ -127,9 +131,10 @@ impl Machine {
     }
 
     fn new(file: PathBuf, folder: Option<PathBuf>) -> Result<Self, Error> {
-        let seen = read(&file)?;
+        let seen = read(&file, open(&file, false)?)?;
         Ok(Self {
             file,
+            writable: Mutex::default(),
             folder,
             read: Mutex::new(seen),
             calls: Mutex::default(),
@@ -154,15 +159,35 @@ impl Machine {
     #[must_use]
     pub fn current(&self) -> Arc<Description> {
         let mut seen = lock(&self.read);
-        let now = fs::metadata(&self.file)
-            .map(|metadata| stamp(&metadata))
-            .ok();
-        if now.is_some_and(|now| now != seen.stamp)
-            && let Ok(new) = read(&self.file)
+        let now = fs::metadata(&self.file).map(|metadata| stamp(&metadata));
+        if let Ok(now) = now
+            && now != seen.stamp
+            && let Ok(new) = self.again(&seen, now)
         {
             *seen = new;
         }
         Arc::clone(&seen.description)
+    }
+
+    fn again(&self, seen: &Seen, now: Stamp) -> Result<Seen, Error> {
+        // Another inode: somebody put another file there.
+        let file = match now.0 == seen.stamp.0 {
+            true => seen.file,
+            false => open(&self.file, false)?,
+        };
+        read(&self.file, file)
+    }
+
+    fn writable(&self) -> Result<&'static File, Error> {
+        let at = || Error::at(&self.file);
+        let inode = fs::metadata(&self.file).map_err(at())?.ino();
+        let mut writable = lock(&self.writable);
+        if let Some(file) = *writable
+            && file.metadata().map_err(at())?.ino() == inode
+        {
+            return Ok(file);
+        }
+        Ok(writable.insert(open(&self.file, true)?))
     }
 
     /// Changes the description, and with it the machine's files, in place: programs
@@ -172,12 +197,9 @@ impl Machine {
     /// What the change makes describes no machine, or the files cannot be written. Then
     /// the description is as it was.
     pub fn change(&self, change: impl FnOnce(&mut Description)) -> Result<(), Error> {
-        let at = || Error::at(&self.file);
-        let file = OpenOptions::new().read(true).write(true).open(&self.file);
-        let mut file = file.map_err(at())?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|e| at()(e.into()))?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(at())?;
+        let file = self.writable()?;
+        let _turn = Turn::take(&self.file, file, FlockOperation::LockExclusive)?;
+        let text = content(file).map_err(Error::at(&self.file))?;
         let wrong = |wrong| Error::Description(self.file.clone(), wrong);
         let mut description = Description::parse(&text).map_err(wrong)?;
         change(&mut description);
@@ -185,7 +207,7 @@ impl Machine {
         if let Some(folder) = &self.folder {
             files::make(&description, &folder.join("root"))?;
         }
-        overwrite(&mut file, text.as_bytes()).map_err(at())
+        overwrite(file, text.as_bytes()).map_err(Error::at(&self.file))
     }
 
     /// May this program open the driver's device node of that name: `nvidia0`,
@@ -216,6 +238,7 @@ impl Machine {
                 let made = self.folder.is_some() && !self.current().missing.iter().any(named);
                 if made { Node::Granted } else { Node::Absent }
             }
+            Err(Errno::ACCESS) if self.folder.is_some() && no_devices(&root) => Node::Granted,
             Err(_) => Node::Denied,
         }
     }
@@ -284,6 +307,13 @@ fn crash() -> ! {
     std::process::abort()
 }
 
+/// Is this on a file system on which device nodes may not be opened, as `/tmp` often is?
+/// A real `/dev` is not.
+fn no_devices(root: &Path) -> bool {
+    let flags = rustix::fs::statvfs(root).map(|mount| mount.f_flag);
+    flags.is_ok_and(|flags| flags.contains(StatVfsMountFlags::NODEV))
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -315,44 +345,70 @@ fn library_at(address: usize) -> Result<PathBuf, Error> {
     library.ok_or(Error::NoLibrary(address))
 }
 
+/// Opens the file for as long as the process runs.
+fn open(path: &Path, write: bool) -> Result<&'static File, Error> {
+    let file = OpenOptions::new().read(true).write(write).open(path);
+    Ok(Box::leak(Box::new(file.map_err(Error::at(path))?)))
+}
+
+/// A lock on the whole file, until it is dropped.
+struct Turn(&'static File);
+
+impl Turn {
+    fn take(path: &Path, file: &'static File, how: FlockOperation) -> Result<Self, Error> {
+        flock(file, how).map_err(|error| Error::at(path)(error.into()))?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Cannot fail: it is locked.
+        let _ = flock(self.0, FlockOperation::Unlock);
+    }
+}
+
 /// Reads the file while nobody writes it.
-fn read(path: &Path) -> Result<Seen, Error> {
-    let mut file = File::open(path).map_err(Error::at(path))?;
-    flock(&file, FlockOperation::LockShared).map_err(|e| Error::at(path)(e.into()))?;
+fn read(path: &Path, file: &'static File) -> Result<Seen, Error> {
+    let _turn = Turn::take(path, file, FlockOperation::LockShared)?;
     let metadata = file.metadata().map_err(Error::at(path))?;
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(Error::at(path))?;
+    let text = content(file).map_err(Error::at(path))?;
     let wrong = |wrong| Error::Description(path.to_owned(), wrong);
     let description = Description::parse(&text).map_err(wrong)?;
     Ok(Seen {
+        file,
         stamp: stamp(&metadata),
         description: Arc::new(description),
     })
 }
 
+/// All that is in the file. (A forked child shares our offset in it: none is used.)
+fn content(file: &File) -> std::io::Result<String> {
+    let length = usize::try_from(file.metadata()?.size()).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Gives the file a new content, and a new time: the clock by which files are stamped
 /// ticks too slowly to tell two changes apart.
-fn overwrite(file: &mut File, content: &[u8]) -> std::io::Result<()> {
+fn overwrite(file: &File, content: &[u8]) -> std::io::Result<()> {
     let before = file.metadata()?;
-    file.rewind()?;
-    file.write_all(content)?;
+    file.write_all_at(content, 0)?;
     file.set_len(u64::try_from(content.len()).unwrap_or(u64::MAX))?;
     let after = file.metadata()?;
     let was = (before.mtime(), before.mtime_nsec());
     if (after.mtime(), after.mtime_nsec()) <= was {
-        let time = match was {
+        let (tv_sec, tv_nsec) = match was {
             (seconds, 999_999_999) => (seconds + 1, 0),
             (seconds, nanoseconds) => (seconds, nanoseconds + 1),
         };
-        let time = Timespec {
-            tv_sec: time.0,
-            tv_nsec: time.1,
-        };
+        let time = Timespec { tv_sec, tv_nsec };
         let times = Timestamps {
             last_access: time,
             last_modification: time,
         };
-        rustix::fs::futimens(file.as_fd(), &times)?;
+        rustix::fs::futimens(file, &times)?;
     }
     Ok(())
 }

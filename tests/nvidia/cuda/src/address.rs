@@ -1,0 +1,128 @@
+//! `cuGetProcAddress`: functions by name, in the version that a program was written for.
+
+use std::{
+    ffi::{c_char, c_int, c_void},
+    ptr,
+};
+
+use cudarc::driver::sys::{CUdriverProcAddressQueryResult as Result, cuuint64_t};
+
+use crate::{
+    abi::Export,
+    absent, array,
+    call::{out, out_if, text},
+    code::{INVALID_VALUE, NOT_FOUND},
+    context, copy, device, errors, event, function, graph, memory, module, pointer, pool, stream,
+    versions::VERSIONS,
+    virtual_memory,
+};
+
+/// All that this library exports.
+fn exports() -> impl Iterator<Item = &'static Export> {
+    let modules: &[&'static [Export]] = &[
+        EXPORTS,
+        absent::EXPORTS,
+        array::EXPORTS,
+        context::EXPORTS,
+        copy::EXPORTS,
+        device::EXPORTS,
+        errors::EXPORTS,
+        event::EXPORTS,
+        function::EXPORTS,
+        graph::EXPORTS,
+        memory::EXPORTS,
+        module::EXPORTS,
+        pointer::EXPORTS,
+        pool::EXPORTS,
+        stream::EXPORTS,
+        virtual_memory::EXPORTS,
+    ];
+    modules.iter().copied().flatten()
+}
+
+enum Found {
+    Function(*mut c_void),
+    /// There is one, of a later version of CUDA.
+    TooNew,
+    None,
+}
+
+/// The function of that name that a program written for this version of CUDA expects.
+fn find(name: &str, version: c_int) -> Found {
+    // Before these there was another function of that name.
+    let name = match name {
+        "cuGraphInstantiate" if version >= 12_000 => "cuGraphInstantiateWithFlags",
+        name => name,
+    };
+    // Programs that have a default stream for each thread may ask by suffix.
+    let name = name.trim_end_matches("_ptsz").trim_end_matches("_ptds");
+    let listed = VERSIONS.iter().find(|(known, _)| *known == name);
+    let Some((_, versions)) = listed else {
+        // Not of the API's typedefs; or with its version in its name already.
+        return match exports().find(|export| export.name == name) {
+            Some(export) => Found::Function(export.code.cast_mut().cast()),
+            None => Found::None,
+        };
+    };
+    let ours = device::version();
+    let mut best = Found::None;
+    for (number, since) in (1..).zip(*versions) {
+        let symbol = match number {
+            1 => name.to_owned(),
+            number => format!("{name}_v{number}"),
+        };
+        let Some(export) = exports().find(|export| export.name == symbol) else {
+            continue;
+        };
+        if *since <= version && *since <= ours {
+            best = Found::Function(export.code.cast_mut().cast());
+        } else if matches!(best, Found::None) {
+            best = Found::TooNew;
+        }
+    }
+    best
+}
+
+driver! {
+    [older early]
+    fn cuGetProcAddress(
+        symbol: *const c_char,
+        pfn: *mut *mut c_void,
+        cudaVersion: c_int,
+        flags: cuuint64_t,
+    ) {
+        let _ = flags;
+        let Found::Function(function) = find(&text(symbol)?, cudaVersion) else {
+            out(pfn, ptr::null_mut())?;
+            return Err(NOT_FOUND);
+        };
+        out(pfn, function)?;
+    }
+
+    [early]
+    fn cuGetProcAddress_v2(
+        symbol: *const c_char,
+        pfn: *mut *mut c_void,
+        cudaVersion: c_int,
+        flags: cuuint64_t,
+        symbolStatus: *mut Result,
+    ) {
+        if flags > 3 {
+            return Err(INVALID_VALUE);
+        }
+        let (function, status) = match find(&text(symbol)?, cudaVersion) {
+            Found::Function(function) => {
+                (function, Result::CU_GET_PROC_ADDRESS_SUCCESS)
+            }
+            Found::TooNew => {
+                (ptr::null_mut(), Result::CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT)
+            }
+            Found::None => (ptr::null_mut(), Result::CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND),
+        };
+        out_if(symbolStatus, status);
+        out(pfn, function)?;
+        if function.is_null() && symbolStatus.is_null() {
+            return Err(NOT_FOUND);
+        }
+    }
+}

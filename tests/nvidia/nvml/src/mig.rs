@@ -1,0 +1,461 @@
+//! MIG: GPU instances, compute instances, and the devices that they make.
+
+use std::ffi::c_uint;
+
+use divvy_nvidia_machine::{Gpu, Profile};
+use nvml_wrapper_sys::bindings::*;
+
+use crate::abi::*;
+use crate::handles::Handle;
+use crate::memory::instances;
+use crate::state::{Call, Device, Part};
+
+/// MIG devices that a GPU can have.
+const MOST: c_uint = 7;
+
+/// A GPU that can do MIG.
+fn able<'a>(device: &Device<'a>) -> Answer<&'a Gpu> {
+    let gpu = device.whole()?;
+    gpu.mig.ok_or(NOT_SUPPORTED)?;
+    Ok(gpu)
+}
+
+/// A GPU in MIG mode.
+fn divided<'a>(device: &Device<'a>) -> Answer<&'a Gpu> {
+    match able(device)?.mig {
+        Some(true) => Ok(device.gpu),
+        _ => Err(NOT_SUPPORTED),
+    }
+}
+
+/// The vendor's number for a kind of instance with so many slices.
+fn slices(count: u32) -> Option<c_uint> {
+    Some(match count {
+        1 => NVML_GPU_INSTANCE_PROFILE_1_SLICE,
+        2 => NVML_GPU_INSTANCE_PROFILE_2_SLICE,
+        3 => NVML_GPU_INSTANCE_PROFILE_3_SLICE,
+        4 => NVML_GPU_INSTANCE_PROFILE_4_SLICE,
+        6 => NVML_GPU_INSTANCE_PROFILE_6_SLICE,
+        7 => NVML_GPU_INSTANCE_PROFILE_7_SLICE,
+        8 => NVML_GPU_INSTANCE_PROFILE_8_SLICE,
+        _ => return None,
+    })
+}
+
+/// The vendor's number for a profile: media engines make it another one, as does
+/// twice the memory.
+fn kind(name: &str, profile: &Profile) -> Option<c_uint> {
+    let media = name.contains("+me");
+    match profile.compute {
+        1 if media => Some(NVML_GPU_INSTANCE_PROFILE_1_SLICE_REV1),
+        2 if media => Some(NVML_GPU_INSTANCE_PROFILE_2_SLICE_REV1),
+        1 if profile.memory > 1 => Some(NVML_GPU_INSTANCE_PROFILE_1_SLICE_REV2),
+        count => slices(count),
+    }
+}
+
+/// By the vendor's number, or by the id that the driver gives it.
+fn profile<'a>(
+    device: &Device<'a>,
+    most: c_uint,
+    is: impl Fn(&str, &Profile) -> bool,
+    number: c_uint,
+) -> Answer<(&'a str, &'a Profile)> {
+    let gpu = able(device)?;
+    if number >= most {
+        return Err(INVALID_ARGUMENT);
+    }
+    let found = gpu.profile.iter().find(|(name, profile)| is(name, profile));
+    found
+        .map(|(name, profile)| (name.as_str(), profile))
+        .ok_or(NOT_SUPPORTED)
+}
+
+fn by_kind<'a>(device: &Device<'a>, number: c_uint) -> Answer<(&'a str, &'a Profile)> {
+    let is = |name: &str, profile: &Profile| kind(name, profile) == Some(number);
+    profile(device, NVML_GPU_INSTANCE_PROFILE_COUNT, is, number)
+}
+
+fn by_id<'a>(device: &Device<'a>, id: c_uint) -> Answer<(&'a str, &'a Profile)> {
+    profile(device, c_uint::MAX, |_, profile| profile.id == id, id)
+}
+
+fn info((name, profile): (&str, &Profile)) -> nvmlGpuInstanceProfileInfo_v2_t {
+    let media = name.contains("+me") || profile.compute > 1;
+    nvmlGpuInstanceProfileInfo_v2_t {
+        version: version::<nvmlGpuInstanceProfileInfo_v2_t>(2),
+        id: profile.id,
+        isP2pSupported: 0,
+        sliceCount: profile.compute,
+        instanceCount: profile.max,
+        multiprocessorCount: profile.sms,
+        copyEngineCount: profile.compute,
+        decoderCount: if media {
+            profile.compute.div_ceil(2)
+        } else {
+            0
+        },
+        encoderCount: 0,
+        jpegCount: u32::from(profile.compute > 6),
+        ofaCount: u32::from(profile.compute > 6),
+        memorySizeMB: profile.memory_mib,
+        name: field(&format!("MIG {name}")),
+    }
+}
+
+fn info_versioned(of: (&str, &Profile), out: Out<nvmlGpuInstanceProfileInfo_v2_t>) -> Answer {
+    let asked = out.cast::<c_uint>().get()?;
+    let info = info(of);
+    if asked == info.version {
+        return out.put(info);
+    }
+    check::<nvmlGpuInstanceProfileInfo_v3_t>(asked, 3)?;
+    out.cast().put(nvmlGpuInstanceProfileInfo_v3_t {
+        version: asked,
+        id: info.id,
+        sliceCount: info.sliceCount,
+        instanceCount: info.instanceCount,
+        multiprocessorCount: info.multiprocessorCount,
+        copyEngineCount: info.copyEngineCount,
+        decoderCount: info.decoderCount,
+        encoderCount: info.encoderCount,
+        jpegCount: info.jpegCount,
+        ofaCount: info.ofaCount,
+        memorySizeMB: info.memorySizeMB,
+        name: info.name,
+        capabilities: 0,
+    })
+}
+
+/// The memory slices that are taken: first, and how many.
+fn taken(device: &Device) -> Vec<(u32, u32)> {
+    let of = |gi: u32| {
+        let instance = device
+            .gpu
+            .instance
+            .iter()
+            .find(|instance| instance.gi == gi)?;
+        Some((
+            instance.start,
+            device.gpu.profile.get(&instance.profile)?.memory,
+        ))
+    };
+    instances(device).into_iter().filter_map(of).collect()
+}
+
+fn placements(profile: &Profile) -> Vec<nvmlGpuInstancePlacement_t> {
+    let place = |start: &u32| nvmlGpuInstancePlacement_t {
+        start: *start,
+        size: profile.memory,
+    };
+    profile.starts.iter().map(place).collect()
+}
+
+/// Who may not: nothing here makes or unmakes instances.
+fn refuse(gpu: Answer<&Gpu>) -> Answer {
+    gpu?;
+    Err(NO_PERMISSION)
+}
+
+fn compute_info(part: &Part, asked: c_uint) -> Answer<nvmlComputeInstanceProfileInfo_v2_t> {
+    if asked >= NVML_COMPUTE_INSTANCE_PROFILE_COUNT {
+        return Err(INVALID_ARGUMENT);
+    }
+    let mut fitting = 1..=part.profile.compute;
+    let count = fitting
+        .find(|count| slices(*count) == Some(asked))
+        .ok_or(NOT_SUPPORTED)?;
+    let name = match count == part.profile.compute {
+        true => part.instance.profile.clone(),
+        false => format!("{count}c.{}", part.instance.profile),
+    };
+    Ok(nvmlComputeInstanceProfileInfo_v2_t {
+        version: version::<nvmlComputeInstanceProfileInfo_v2_t>(2),
+        id: asked,
+        sliceCount: count,
+        instanceCount: part.profile.compute / count,
+        multiprocessorCount: part.sms(count),
+        sharedCopyEngineCount: part.profile.compute,
+        sharedDecoderCount: 0,
+        sharedEncoderCount: 0,
+        sharedJpegCount: 0,
+        sharedOfaCount: 0,
+        name: field(&format!("MIG {name}")),
+    })
+}
+
+fn compute_instance(part: &Part, info: Out<nvmlComputeInstanceInfo_t>) -> Answer {
+    let instance = part.instance;
+    // Those before it in its GPU instance come first.
+    let mates = part
+        .gpu
+        .instance
+        .iter()
+        .filter(|mate| mate.gi == instance.gi);
+    let before = mates.take_while(|mate| mate.ci != instance.ci);
+    let start = before
+        .map(|mate| mate.slices.unwrap_or(part.profile.compute))
+        .sum();
+    info.put(nvmlComputeInstanceInfo_t {
+        device: Handle::Gpu(part.name.to_owned()).pointer(),
+        gpuInstance: Handle::GpuInstance(part.name.to_owned(), instance.gi).pointer(),
+        id: instance.ci,
+        profileId: slices(part.slices()).ok_or(UNKNOWN)?,
+        placement: nvmlComputeInstancePlacement_t {
+            start,
+            size: part.slices(),
+        },
+    })
+}
+
+fn attributes(device: &Device, out: Out<nvmlDeviceAttributes_t>) -> Answer {
+    // Of a GPU without MIG devices there are none.
+    let part = device.part().ok_or(NOT_SUPPORTED)?;
+    let engines = info((&part.instance.profile, part.profile));
+    out.put(nvmlDeviceAttributes_t {
+        multiprocessorCount: part.sms(part.slices()),
+        sharedCopyEngineCount: engines.copyEngineCount,
+        sharedDecoderCount: engines.decoderCount,
+        sharedEncoderCount: engines.encoderCount,
+        sharedJpegCount: engines.jpegCount,
+        sharedOfaCount: engines.ofaCount,
+        gpuInstanceSliceCount: part.profile.compute,
+        computeInstanceSliceCount: part.slices(),
+        memorySizeMB: part.profile.memory_mib,
+    })
+}
+
+/// The MIG device itself: what only those have.
+fn own(call: &Call, device: Out<nvmlDevice_st>) -> Answer<Part<'_>> {
+    call.about(device.pointer())?.part().ok_or(INVALID_ARGUMENT)
+}
+
+exports! {
+    about nvmlDeviceGetMigMode(device: nvmlDevice_t, current: *mut c_uint, pending: *mut c_uint) {
+        let gpu = able(&device)?;
+        let now = gpu.mig == Some(true);
+        current.put(u32::from(now))?;
+        pending.put(u32::from(gpu.mig_pending.unwrap_or(now)))
+    }
+    about nvmlDeviceSetMigMode(device: nvmlDevice_t, _mode: c_uint, _status: *mut nvmlReturn_t) {
+        refuse(able(&device))
+    }
+    about nvmlDeviceGetMaxMigDeviceCount(device: nvmlDevice_t, count: *mut c_uint) {
+        // A GPU without MIG answers too: none.
+        let able = device.whole()?.mig.is_some();
+        count.put(if able { MOST } else { 0 })
+    }
+    about nvmlDeviceGetMigDeviceHandleByIndex(
+        device: nvmlDevice_t, index: c_uint, mig: *mut nvmlDevice_t
+    ) {
+        let gpu = divided(&device)?;
+        if index >= MOST {
+            return Err(INVALID_ARGUMENT);
+        }
+        let migs = device.call.migs(gpu);
+        let found = migs.iter().find(|(number, _)| *number == index).ok_or(NOT_FOUND)?;
+        mig.put(Handle::Mig(device.name.to_owned(), found.1.uuid.clone()).pointer())
+    }
+    about nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device: nvmlDevice_t, parent: *mut nvmlDevice_t) {
+        device.instance.ok_or(INVALID_ARGUMENT)?;
+        parent.put(Handle::Gpu(device.name.to_owned()).pointer())
+    }
+    about nvmlDeviceIsMigDeviceHandle(device: nvmlDevice_t, is: *mut c_uint) {
+        is.put(u32::from(device.instance.is_some()))
+    }
+    handle nvmlDeviceGetGpuInstanceId(call, device: nvmlDevice_t, id: *mut c_uint) {
+        id.put(own(call, device)?.instance.gi)
+    }
+    handle nvmlDeviceGetComputeInstanceId(call, device: nvmlDevice_t, id: *mut c_uint) {
+        id.put(own(call, device)?.instance.ci)
+    }
+    about nvmlDeviceGetAttributes_v2(device: nvmlDevice_t, to: *mut nvmlDeviceAttributes_t) {
+        attributes(&device, to)
+    }
+    about nvmlDeviceGetAttributes(device: nvmlDevice_t, to: *mut nvmlDeviceAttributes_t) {
+        attributes(&device, to)
+    }
+    about nvmlDeviceGetGpuInstanceProfileInfo(
+        device: nvmlDevice_t, kind: c_uint, to: *mut nvmlGpuInstanceProfileInfo_t
+    ) {
+        let info = info(by_kind(&device, kind)?);
+        to.put(nvmlGpuInstanceProfileInfo_t {
+            id: info.id,
+            isP2pSupported: info.isP2pSupported,
+            sliceCount: info.sliceCount,
+            instanceCount: info.instanceCount,
+            multiprocessorCount: info.multiprocessorCount,
+            copyEngineCount: info.copyEngineCount,
+            decoderCount: info.decoderCount,
+            encoderCount: info.encoderCount,
+            jpegCount: info.jpegCount,
+            ofaCount: info.ofaCount,
+            memorySizeMB: info.memorySizeMB,
+        })
+    }
+    about nvmlDeviceGetGpuInstanceProfileInfoV(
+        device: nvmlDevice_t, kind: c_uint, to: *mut nvmlGpuInstanceProfileInfo_v2_t
+    ) {
+        info_versioned(by_kind(&device, kind)?, to)
+    }
+    about nvmlDeviceGetGpuInstanceProfileInfoByIdV(
+        device: nvmlDevice_t, id: c_uint, to: *mut nvmlGpuInstanceProfileInfo_v2_t
+    ) {
+        info_versioned(by_id(&device, id)?, to)
+    }
+    about nvmlDeviceGetGpuInstancePossiblePlacements_v2(
+        device: nvmlDevice_t, id: c_uint, to: *mut nvmlGpuInstancePlacement_t, count: *mut c_uint
+    ) {
+        let all = placements(by_id(&device, id)?.1);
+        // Who has no room asks how many.
+        match to.pointer().is_null() {
+            true => count.put(number(all.len())),
+            false => list(count, to, &all),
+        }
+    }
+    about nvmlDeviceGetGpuInstancePossiblePlacements(
+        device: nvmlDevice_t, id: c_uint, to: *mut nvmlGpuInstancePlacement_t, count: *mut c_uint
+    ) {
+        let all = placements(by_id(&device, id)?.1);
+        to.fill(&all)?;
+        count.put(number(all.len()))
+    }
+    about nvmlDeviceGetGpuInstanceRemainingCapacity(device: nvmlDevice_t, id: c_uint, count: *mut c_uint) {
+        divided(&device)?;
+        let profile = by_id(&device, id)?.1;
+        let taken = taken(&device);
+        let mut end = 0;
+        let mut fit = 0;
+        // From the left, each where nothing is, and behind the one before.
+        for start in &profile.starts {
+            let clear = |(first, size): &(u32, u32)| {
+                start + profile.memory <= *first || first + size <= *start
+            };
+            if *start >= end && taken.iter().all(clear) {
+                end = start + profile.memory;
+                fit += 1;
+            }
+        }
+        count.put(fit)
+    }
+    about nvmlDeviceCreateGpuInstance(device: nvmlDevice_t, _id: c_uint, _to: *mut nvmlGpuInstance_t) {
+        refuse(divided(&device))
+    }
+    about nvmlDeviceCreateGpuInstanceWithPlacement(
+        device: nvmlDevice_t, _id: c_uint, _at: *const nvmlGpuInstancePlacement_t,
+        _to: *mut nvmlGpuInstance_t
+    ) {
+        refuse(divided(&device))
+    }
+    about nvmlDeviceGetGpuInstances(
+        device: nvmlDevice_t, id: c_uint, to: *mut nvmlGpuInstance_t, count: *mut c_uint
+    ) {
+        divided(&device)?;
+        let name = by_id(&device, id)?.0;
+        let of = |gi: &u32| {
+            let instances = &device.gpu.instance;
+            instances.iter().any(|instance| instance.gi == *gi && instance.profile == name)
+        };
+        let found = instances(&device).into_iter().filter(of);
+        let handle = |gi| Handle::GpuInstance(device.name.to_owned(), gi).pointer();
+        let found: Vec<nvmlGpuInstance_t> = found.map(handle).collect();
+        // There is to be room for as many as there can be.
+        count.put(number(found.len()))?;
+        if found.is_empty() { Ok(()) } else { to.fill(&found) }
+    }
+    about nvmlDeviceGetGpuInstanceById(device: nvmlDevice_t, id: c_uint, to: *mut nvmlGpuInstance_t) {
+        divided(&device)?;
+        match instances(&device).contains(&id) {
+            true => to.put(Handle::GpuInstance(device.name.to_owned(), id).pointer()),
+            false => Err(NOT_FOUND),
+        }
+    }
+    about nvmlGpuInstanceGetInfo(part: nvmlGpuInstance_t, to: *mut nvmlGpuInstanceInfo_t) {
+        to.put(nvmlGpuInstanceInfo_t {
+            device: Handle::Gpu(part.name.to_owned()).pointer(),
+            id: part.instance.gi,
+            profileId: part.profile.id,
+            placement: nvmlGpuInstancePlacement_t {
+                start: part.instance.start,
+                size: part.profile.memory,
+            },
+        })
+    }
+    about nvmlGpuInstanceDestroy(part: nvmlGpuInstance_t) {
+        refuse(Ok(part.gpu))
+    }
+    about nvmlGpuInstanceGetComputeInstanceProfileInfo(
+        part: nvmlGpuInstance_t, kind: c_uint, engines: c_uint, to: *mut nvmlComputeInstanceProfileInfo_t
+    ) {
+        if engines != NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED {
+            return Err(INVALID_ARGUMENT);
+        }
+        let info = compute_info(&part, kind)?;
+        to.put(nvmlComputeInstanceProfileInfo_t {
+            id: info.id,
+            sliceCount: info.sliceCount,
+            instanceCount: info.instanceCount,
+            multiprocessorCount: info.multiprocessorCount,
+            sharedCopyEngineCount: info.sharedCopyEngineCount,
+            sharedDecoderCount: info.sharedDecoderCount,
+            sharedEncoderCount: info.sharedEncoderCount,
+            sharedJpegCount: info.sharedJpegCount,
+            sharedOfaCount: info.sharedOfaCount,
+        })
+    }
+    about nvmlGpuInstanceGetComputeInstanceProfileInfoV(
+        part: nvmlGpuInstance_t, kind: c_uint, engines: c_uint,
+        to: *mut nvmlComputeInstanceProfileInfo_v2_t
+    ) {
+        if engines != NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED {
+            return Err(INVALID_ARGUMENT);
+        }
+        let asked = to.cast::<c_uint>().get()?;
+        check::<nvmlComputeInstanceProfileInfo_v2_t>(asked, 2)?;
+        to.put(compute_info(&part, kind)?)
+    }
+    about nvmlGpuInstanceGetComputeInstanceRemainingCapacity(
+        part: nvmlGpuInstance_t, kind: c_uint, count: *mut c_uint
+    ) {
+        let each = compute_info(&part, kind)?.sliceCount;
+        let mates = part.gpu.instance.iter().filter(|mate| mate.gi == part.instance.gi);
+        let used: u32 = mates.map(|mate| mate.slices.unwrap_or(part.profile.compute)).sum();
+        count.put(part.profile.compute.saturating_sub(used) / each)
+    }
+    about nvmlGpuInstanceCreateComputeInstance(
+        part: nvmlGpuInstance_t, _kind: c_uint, _to: *mut nvmlComputeInstance_t
+    ) {
+        refuse(Ok(part.gpu))
+    }
+    about nvmlGpuInstanceGetComputeInstances(
+        part: nvmlGpuInstance_t, kind: c_uint, to: *mut nvmlComputeInstance_t, count: *mut c_uint
+    ) {
+        let of = |mate: &&divvy_nvidia_machine::Instance| {
+            let count = mate.slices.unwrap_or(part.profile.compute);
+            mate.gi == part.instance.gi && slices(count) == Some(kind)
+        };
+        let found = part.gpu.instance.iter().filter(of);
+        let handle = |mate: &divvy_nvidia_machine::Instance| {
+            Handle::ComputeInstance(part.name.to_owned(), mate.gi, mate.ci).pointer()
+        };
+        let found: Vec<nvmlComputeInstance_t> = found.map(handle).collect();
+        count.put(number(found.len()))?;
+        if found.is_empty() { Ok(()) } else { to.fill(&found) }
+    }
+    about nvmlGpuInstanceGetComputeInstanceById(
+        part: nvmlGpuInstance_t, id: c_uint, to: *mut nvmlComputeInstance_t
+    ) {
+        let mut mates = part.gpu.instance.iter().filter(|mate| mate.gi == part.instance.gi);
+        let found = mates.find(|mate| mate.ci == id).ok_or(NOT_FOUND)?;
+        to.put(Handle::ComputeInstance(part.name.to_owned(), found.gi, found.ci).pointer())
+    }
+    about nvmlComputeInstanceGetInfo_v2(part: nvmlComputeInstance_t, to: *mut nvmlComputeInstanceInfo_t) {
+        compute_instance(&part, to)
+    }
+    about nvmlComputeInstanceGetInfo(part: nvmlComputeInstance_t, to: *mut nvmlComputeInstanceInfo_t) {
+        compute_instance(&part, to)
+    }
+    about nvmlComputeInstanceDestroy(part: nvmlComputeInstance_t) {
+        refuse(Ok(part.gpu))
+    }
+}
