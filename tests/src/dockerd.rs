@@ -168,6 +168,19 @@ impl Dockerd {
         assert!(code == 200 && !said.contains("error"), "{code} {said}");
     }
 
+    /// Gives it an image: the archive of a root filesystem.
+    ///
+    /// # Panics
+    /// It does not take it.
+    #[track_caller]
+    pub fn import(&self, archive: &Path, name: &str) {
+        let bytes = fs::read(archive).expect("an archive");
+        let path = format!("/images/create?fromSrc=-&repo={name}&tag=1");
+        let (code, said) = self.ask("POST", &path, &bytes).expect("an engine");
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(code == 200 && !said.contains("error"), "{code} {said}");
+    }
+
     /// Gives it an image of busybox with this configuration: `app:1`. `edit`
     /// may change its root first.
     ///
@@ -212,7 +225,7 @@ impl Dockerd {
     pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, Vec<u8>)> {
         let mut stream = UnixStream::connect(self.socket()).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        let kind = if path.starts_with("/images/load") {
+        let kind = if path.starts_with("/images/") {
             "application/x-tar"
         } else {
             "application/json"

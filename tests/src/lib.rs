@@ -12,6 +12,7 @@
 //! with both of its outputs.
 #![deny(unsafe_code)]
 
+pub mod clients;
 mod command;
 pub mod dockerd;
 mod machine;

@@ -53,6 +53,16 @@ pub fn python3() -> Need {
         .ok_or("apt install python3")
 }
 
+/// Debian's Python and the packages of [`clients`](crate::clients), which it
+/// fetches and keeps.
+///
+/// # Errors
+/// The interpreter, pip or a static busybox is not there, or the network is not,
+/// the first time.
+pub fn python_clients() -> Need {
+    crate::clients::made().map(drop)
+}
+
 fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

@@ -413,7 +413,7 @@ pub fn image(at: &Path, config: &Value, edit: impl FnOnce(&Path)) -> PathBuf {
     archive
 }
 
-fn tar(folder: &Path, to: &Path) {
+pub(crate) fn tar(folder: &Path, to: &Path) {
     let status = Command::new("tar")
         .args(["--owner=0", "--group=0", "--numeric-owner", "-C"])
         .arg(folder)

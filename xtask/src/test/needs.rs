@@ -1,5 +1,6 @@
 //! What the tests need of the machine, and getting it.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -21,7 +22,7 @@ struct Need {
     is_met: fn() -> bool,
 }
 
-const NEEDS: [Need; 3] = [
+const NEEDS: [Need; 5] = [
     Need {
         program: "runc",
         debian: "runc",
@@ -47,7 +48,29 @@ const NEEDS: [Need; 3] = [
         without: "tests of the docker launcher, which start engines of their own",
         is_met: || find::program("dockerd").is_some(),
     },
+    Need {
+        program: "Debian's Python",
+        debian: "python3",
+        elsewhere: "python3",
+        without: "tests in which NVIDIA's Python clients look at GPUs",
+        is_met: || Path::new(PYTHON).is_file(),
+    },
+    Need {
+        program: "pip",
+        debian: "python3-pip",
+        elsewhere: "python3-pip or python-pip",
+        without: "the packages of those tests, which are fetched once",
+        // Of any Python: the packages are fetched for Debian's.
+        is_met: || {
+            [PYTHON, "python3"]
+                .into_iter()
+                .any(|python| shell::works(Command::new(python).args(["-m", "pip", "--version"])))
+        },
+    },
 ];
+
+/// What `tests/src/clients.rs` copies into a root filesystem.
+const PYTHON: &str = "/usr/bin/python3";
 
 /// What a package manager of Debian's asks before it starts a service.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
