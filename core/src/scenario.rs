@@ -540,7 +540,7 @@ fn inventory_of(
     Ok(Inventory {
         devices: devices.collect(),
         plugins: [(String::new(), manifest)].into(),
-        numa_nodes: BTreeMap::new(),
+        ..Inventory::default()
     })
 }
 
@@ -552,7 +552,7 @@ fn machine_of(
     let mut inventory = Inventory {
         devices: file.devices,
         numa_nodes: file.numa_nodes,
-        plugins: BTreeMap::new(),
+        ..Inventory::default()
     };
     for OfferedSlot { plugin, mut slot } in file.slots {
         if let Some(quantum) = rules.get(&slot.name).and_then(|r| r.quantum) {

@@ -112,7 +112,7 @@ impl Nvidia {
     /// A command on it.
     #[must_use]
     pub fn divvy(&self, words: &str) -> Divvy {
-        self.machine.divvy(words).arg(self.setting())
+        self.machine.divvy(&format!("{} {words}", self.setting()))
     }
 
     /// Its GPUs and instances, as `divvy devices --json` shows them.

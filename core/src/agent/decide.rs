@@ -71,8 +71,8 @@ impl Agent {
     }
 }
 
-/// A slot is unknown because its plugin is down: that is the error then. A plugin
-/// that has nothing to offer here says why.
+/// A slot is unknown because its plugin is down: that is the error then. Plugins that
+/// offer nothing here, and may be the ones that were meant, say why.
 pub(super) fn blame(
     mut error: AgentError,
     inventory: &Inventory,
@@ -85,10 +85,10 @@ pub(super) fn blame(
         let (prefix, _) = refusal.slot.split_once('.').unwrap_or_default();
         // A class is any plugin's.
         let named = failed.iter().any(|(plugin, _)| plugin == prefix);
-        let absent = failed
+        let suspects = failed
             .iter()
-            .filter(|(plugin, error)| error.is_absent() && (!named || plugin == prefix));
-        for (_, why) in absent {
+            .filter(|(plugin, _)| !named || plugin == prefix);
+        for (_, why) in suspects {
             refusal.message.push_str(&format!("; {why}"));
         }
     }

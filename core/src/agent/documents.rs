@@ -167,6 +167,9 @@ pub struct PluginView {
     pub reserved_env: Option<Vec<String>>,
     /// How many devices it has.
     pub devices: usize,
+    /// What it found odd but survivable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Where it stands.
     pub state: Status,
     /// Why it does not answer.
@@ -243,6 +246,7 @@ impl Plugins {
                     .iter()
                     .filter(|d| d.plugin == name)
                     .count(),
+                warnings: inventory.warnings.get(name).cloned().unwrap_or_default(),
                 state,
                 error: error.map(|(plugin, e)| FailedPlugin::new(plugin, e)),
                 crashes: client.crashes().0,

@@ -10,6 +10,7 @@ use super::open;
 use super::output::{Failure, print_json, printable};
 use crate::launch::{Runtime, candidates, docker};
 use crate::ledger::Ledger;
+use crate::model::HealthState;
 use crate::sys;
 
 #[derive(Serialize)]
@@ -282,6 +283,24 @@ async fn plugins(found: &mut Findings, global: &Global) {
             "plugin {name} {}: {devices} devices",
             manifest.version
         ));
+    }
+    for (plugin, warnings) in &inventory.warnings {
+        for warning in warnings {
+            found.note(
+                format!("plugin {plugin}: {}", printable(warning)),
+                "nothing to do, if that is as it should be",
+            );
+        }
+    }
+    for device in &inventory.devices {
+        let health = &device.device.health;
+        if health.state == HealthState::Unhealthy {
+            let why = health.reason.as_deref().unwrap_or("it does not say why");
+            found.bad(
+                format!("device {} takes no work: {}", device.name(), printable(why)),
+                "as the reason says; divvy devices",
+            );
+        }
     }
     for (_, error) in failed {
         if error.is_absent() {

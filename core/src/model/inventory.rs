@@ -56,6 +56,9 @@ pub struct Inventory {
     pub devices: Vec<Device>,
     /// NUMA nodes by number.
     pub numa_nodes: BTreeMap<u32, NumaNode>,
+    /// What plugins found odd but survivable, by plugin.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub warnings: BTreeMap<String, Vec<String>>,
 }
 
 impl Inventory {

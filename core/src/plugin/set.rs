@@ -205,6 +205,9 @@ pub fn combine(answers: Vec<Answer>) -> (Inventory, Vec<(String, CallError)>) {
                 plugin: name.clone(),
                 device,
             }));
+        if !found.warnings.is_empty() {
+            inventory.warnings.insert(name.clone(), found.warnings);
+        }
         inventory.plugins.insert(name, manifest);
     }
     (inventory, failed)

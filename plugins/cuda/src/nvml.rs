@@ -15,7 +15,7 @@ use nvml_wrapper_sys::bindings::NVML_NVLINK_MAX_LINKS;
 use crate::error::Error;
 use crate::ffi;
 use crate::libraries;
-use crate::root::Root;
+use crate::root::{Root, is_uuid};
 
 /// A driver and its GPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -412,13 +412,6 @@ fn brand_name(brand: Brand) -> String {
         Brand::TitanRTX => "Titan RTX".into(),
         other => format!("{other:?}"),
     }
-}
-
-/// A UUID that identifies: captures and some virtual machines mask it.
-fn is_uuid(uuid: &str) -> bool {
-    uuid.strip_prefix("GPU-").is_some_and(|rest| {
-        rest.len() >= 32 && rest.bytes().any(|b| b != b'0' && b.is_ascii_hexdigit())
-    })
 }
 
 fn uuid_text(bytes: &[u8; 16]) -> String {

@@ -132,7 +132,7 @@ impl Root {
             };
             let known = Known {
                 model: value("Model"),
-                uuid: value("GPU UUID").filter(|uuid| !uuid.contains('?')),
+                uuid: value("GPU UUID").filter(|uuid| is_uuid(uuid)),
                 minor: value("Device Minor").and_then(|minor| minor.parse().ok()),
             };
             Some((address.to_ascii_lowercase(), known))
@@ -240,4 +240,12 @@ pub(crate) fn is_version(word: &str) -> bool {
         && word
             .split('.')
             .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// A UUID that identifies: captures and some virtual machines mask it, and
+/// the kernel writes `?` before a GPU was first used.
+pub(crate) fn is_uuid(uuid: &str) -> bool {
+    uuid.strip_prefix("GPU-").is_some_and(|rest| {
+        rest.len() >= 32 && rest.bytes().any(|b| b != b'0' && b.is_ascii_hexdigit())
+    })
 }

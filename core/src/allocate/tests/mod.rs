@@ -128,6 +128,7 @@ fn cores(node_count: u32, cores: u32, memory: u64) -> Inventory {
             )
             .collect(),
         numa_nodes: nodes(node_count),
+        ..Inventory::default()
     }
 }
 
@@ -232,6 +233,7 @@ fn gpus(count: u32, node_count: u32) -> Inventory {
         plugins: [manifest("gpu", slots)].into(),
         devices: devices.collect(),
         numa_nodes: nodes(node_count),
+        ..Inventory::default()
     }
 }
 

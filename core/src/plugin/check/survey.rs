@@ -1,6 +1,8 @@
 //! What the plugin says of itself and of the machine, once: what all checks
 //! build on.
 
+use std::collections::BTreeMap;
+
 use divvy_plugin::{Amount, Discovery, Manifest, Slice};
 
 use super::bench::{Bench, Checked, Lied, Stop, skipped};
@@ -145,6 +147,7 @@ impl Survey {
             devices: devices.collect(),
             numa_nodes: found.numa_nodes.into_iter().map(|n| (n.id, n)).collect(),
             plugins: [(plugin.clone(), manifest)].into(),
+            warnings: BTreeMap::new(),
         };
         let request = Request {
             slots: [(slot.to_owned(), amount)].into(),
