@@ -58,7 +58,7 @@ def uuid_of(this):
 
 
 def name(this):
-    return asked(cuda.cuDeviceGetName, 256, this).rstrip(b"\0").decode()
+    return asked(cuda.cuDeviceGetName, 256, this).split(b"\0")[0].decode()
 
 
 def allocation(size):

@@ -14,27 +14,25 @@ def machine():
 
 
 def device(gpu):
-    return {
-        "index": gpu.index,
-        "uuid": tried(gpu.uuid),
-        "name": tried(gpu.name),
-        "memory": {"total": plain(tried(gpu.memory_total)), "used": plain(tried(gpu.memory_used))},
-        "migs": [mig(one) for one in gpu.mig_devices()],
-    }
+    return {"index": gpu.index, **what(gpu), "migs": [mig(one) for one in gpu.mig_devices()]}
 
 
 def mig(one):
+    return {"index": one.mig_index, **what(one)}
+
+
+def what(one):
     return {
-        "index": one.mig_index,
-        "uuid": tried(one.uuid),
-        "name": tried(one.name),
-        "memory": {"total": plain(tried(one.memory_total)), "used": plain(tried(one.memory_used))},
+        "uuid": told(one.uuid),
+        "name": told(one.name),
+        "memory": {"total": told(one.memory_total), "used": told(one.memory_used)},
     }
 
 
-def plain(value):
-    """A number, an error, or nvitop's word for what NVML does not tell."""
-    return value if isinstance(value, (int, dict)) else {"error": str(value)}
+def told(call):
+    """What NVML says, where nvitop has a word for that it says nothing."""
+    value = tried(call)
+    return {"error": str(value)} if value == nvitop.NA else value
 
 
 answer(machine)

@@ -39,8 +39,13 @@ def pci(handle):
 
 
 def memory(handle):
-    now = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
-    return {"total": now.total, "reserved": now.reserved, "used": now.used, "free": now.free}
+    try:
+        now = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
+    except nvml.NVMLError_FunctionNotFound:
+        # A driver before 510: there, what it reserves is part of what is used.
+        now = nvml.nvmlDeviceGetMemoryInfo(handle)
+    reserved = getattr(now, "reserved", None)
+    return {"total": now.total, "reserved": reserved, "used": now.used, "free": now.free}
 
 
 def mig_mode(handle):
@@ -49,8 +54,11 @@ def mig_mode(handle):
 
 
 def migs(handle):
+    count = nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+    if count == 0 or nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_DISABLE:
+        return []
     found = []
-    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+    for index in range(count):
         try:
             one = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
         except nvml.NVMLError_NotFound:
