@@ -323,18 +323,34 @@ fn nodes_may_be_missing() {
 }
 
 #[test]
-fn a_gpu_without_a_node_or_lost_is_not_there() {
+fn a_gpu_without_a_node_is_not_there() {
     let machine = format!("missing = [\"dev/nvidia1\"]\n{TWO}");
-    let machine = machine.replace("sms = 132", "sms = 132\nlost = false");
-    program(
-        "a_gpu_without_a_node_or_lost_is_not_there",
-        &machine,
-        &[],
-        || {
-            cuda!(cuInit(0)).unwrap();
-            assert_eq!(names(), ["NVIDIA H100 80GB HBM3"]);
-        },
-    );
+    program("a_gpu_without_a_node_is_not_there", &machine, &[], || {
+        cuda!(cuInit(0)).unwrap();
+        assert_eq!(names(), ["NVIDIA H100 80GB HBM3"]);
+    });
+}
+
+#[test]
+fn a_lost_gpu_is_not_there() {
+    let machine = TWO.replace("sms = 132", "sms = 132\nlost = true");
+    program("a_lost_gpu_is_not_there", &machine, &[], || {
+        cuda!(cuInit(0)).unwrap();
+        assert_eq!(names(), ["NVIDIA A100-SXM4-80GB"]);
+    });
+}
+
+#[test]
+fn nothing_goes_on_a_gpu_that_is_lost_later() {
+    program("nothing_goes_on_a_gpu_that_is_lost_later", TWO, &[], || {
+        context(1);
+        allocate(1).unwrap();
+        let machine = Machine::at(&folder().unwrap()).unwrap();
+        machine
+            .change(|all| all.gpu.get_mut("a").unwrap().lost = true)
+            .unwrap();
+        assert_eq!(allocate(1), Err(CUresult::CUDA_ERROR_UNKNOWN));
+    });
 }
 
 /// The first letters of the UUIDs that are visible so, on a machine of two whole GPUs and
