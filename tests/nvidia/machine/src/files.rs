@@ -25,14 +25,15 @@ enum Entry {
 /// What there is below the root.
 type Tree = BTreeMap<PathBuf, Entry>;
 
-/// Folders and files below a root that hold nothing but what is made here.
-const OURS: [&str; 6] = [
-    "proc/devices",
-    "proc/driver/nvidia",
-    "proc/driver/nvidia-caps",
-    "sys/bus/pci",
-    "sys/devices",
-    "sys/module/nvidia",
+/// Where below a root what is made here is: a folder, and how its entries' names begin.
+/// What else is there stays.
+const OURS: [(&str, &str); 6] = [
+    ("dev", "nvidia"),
+    ("proc", "devices"),
+    ("proc/driver", "nvidia"),
+    ("sys/bus", "pci"),
+    ("sys/devices", "pci"),
+    ("sys/module", "nvidia"),
 ];
 
 /// Makes all of it as the description says: what is right already is left alone, so that
@@ -42,16 +43,15 @@ const OURS: [&str; 6] = [
 /// A file cannot be made. That device nodes may not be made is none: only root may.
 pub(crate) fn make(description: &Description, root: &Path) -> Result<(), Error> {
     let wanted = tree(description);
-    for ours in OURS {
-        prune(root, Path::new(ours), &wanted)?;
-    }
-    for entry in fs::read_dir(root.join("dev"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        if entry.file_name().to_string_lossy().starts_with("nvidia") {
-            prune(root, &Path::new("dev").join(entry.file_name()), &wanted)?;
+    for (folder, begin) in OURS {
+        for entry in fs::read_dir(root.join(folder))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if entry.file_name().to_string_lossy().starts_with(begin) {
+                prune(root, &Path::new(folder).join(entry.file_name()), &wanted)?;
+            }
         }
     }
     for (at, entry) in &wanted {

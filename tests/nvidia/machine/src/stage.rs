@@ -1,6 +1,7 @@
 //! Makes a machine's folder.
 
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -30,7 +31,8 @@ const OTHERS: [(&str, &[&str]); 5] = [
 /// Makes a machine's folder: `machine.toml`, and `root/` as the driver fills it.
 ///
 /// # Errors
-/// The description describes no machine, or something cannot be read or written. That
+/// The description describes no machine, the folder has a `root` that is none, or something
+/// cannot be read or written. That
 /// device nodes may not be made is no error: the host's programs know what root would make.
 pub fn stage(
     description: &Description,
@@ -38,8 +40,11 @@ pub fn stage(
     folder: &Path,
 ) -> Result<Machine, Error> {
     let root = folder.join("root");
-    // A folder already staged begins anew.
     if root.exists() {
+        // Only a machine begins anew: nobody loses a `root` of another kind.
+        if Machine::at(folder).is_err() {
+            return Err(Error::File(root, ErrorKind::AlreadyExists.into()));
+        }
         fs::remove_dir_all(&root).map_err(Error::at(&root))?;
     }
     let place = Place::new(description, &root)?;
@@ -224,6 +229,23 @@ mod tests {
     }
 
     #[test]
+    fn nothing_else_is_overwritten() {
+        let (folder, machine) = staged();
+        // Any file will do.
+        let file = folder.path().join("machine.toml");
+        let libraries = Libraries {
+            nvml: file.clone(),
+            cuda: file,
+        };
+        let description = machine.current();
+        stage(&description, &libraries, folder.path()).unwrap();
+        let other = tempfile::tempdir().unwrap();
+        fs::create_dir(other.path().join("root")).unwrap();
+        let error = stage(&description, &libraries, other.path()).unwrap_err();
+        assert!(error.to_string().contains("exists"), "{error}");
+    }
+
+    #[test]
     fn hidden_symbols_are_only_those() {
         let (folder, _machine) = staged();
         let at = "root/usr/lib/x86_64-linux-gnu/libcuda.so.1";
@@ -266,6 +288,10 @@ mod tests {
         let other = root.join("dev/other");
         fs::create_dir_all(root.join("dev")).unwrap();
         fs::write(&other, "").unwrap();
+        let nodes = root.join("sys/devices/system/node/online");
+        fs::create_dir_all(nodes.parent().unwrap()).unwrap();
+        fs::write(&nodes, "0-1\n").unwrap();
+        let others = [other, nodes];
         let node = root.join(format!("dev/nvidia-caps/nvidia-cap{minor}"));
         let nodes = node.exists();
         if nodes {
@@ -280,7 +306,8 @@ mod tests {
                 description.gpu.get_mut("b").unwrap().present = false;
             })
             .unwrap();
-        assert!(!access.exists() && !node.exists() && other.exists());
+        assert!(!access.exists() && !node.exists());
+        assert!(others.iter().all(|other| other.exists()));
         assert!(
             root.join("proc/driver/nvidia/capabilities/gpu1/mig/gi5/access")
                 .exists()

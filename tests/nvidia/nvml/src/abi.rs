@@ -26,6 +26,7 @@ pub(crate) const VERSION_MISMATCH: nvmlReturn_t =
     nvmlReturn_enum_NVML_ERROR_LIB_RM_VERSION_MISMATCH;
 pub(crate) const ARGUMENT_VERSION_MISMATCH: nvmlReturn_t =
     nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+pub(crate) const DEPRECATED: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_DEPRECATED;
 pub(crate) const UNKNOWN: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_UNKNOWN;
 
 /// Runs a call: no panic leaves it.

@@ -6,6 +6,7 @@ use divvy_nvidia_machine::Gpu;
 use nvml_wrapper_sys::bindings::*;
 
 use crate::abi::*;
+use crate::state::Device;
 
 /// MHz between two clocks that can be set, and the lowest.
 const STEP: (u32, u32) = (15, 210);
@@ -22,8 +23,18 @@ fn of(clocks: Option<[u32; 4]>, which: nvmlClockType_t) -> Answer<c_uint> {
     Ok(clocks.ok_or(NOT_SUPPORTED)?[which])
 }
 
-/// What applications get: the most. There is none for video.
-fn applications(gpu: &Gpu, which: nvmlClockType_t) -> Answer<c_uint> {
+/// What applications get: the most. There is none for video, and it went out of use.
+fn applications(device: &Device, which: nvmlClockType_t) -> Answer<c_uint> {
+    let gpu = device.whole()?;
+    match which {
+        _ if device.call.since(590) => Err(DEPRECATED),
+        nvmlClockType_enum_NVML_CLOCK_VIDEO => Err(NOT_SUPPORTED),
+        which => of(gpu.max_clocks, which),
+    }
+}
+
+/// What it can be clocked at: only graphics (and what hangs on it) is told.
+fn boost(gpu: &Gpu, which: nvmlClockType_t) -> Answer<c_uint> {
     match which {
         nvmlClockType_enum_NVML_CLOCK_VIDEO => Err(NOT_SUPPORTED),
         which => of(gpu.max_clocks, which),
@@ -51,17 +62,17 @@ exports! {
         clock.put(of(device.whole()?.max_clocks, which)?)
     }
     about nvmlDeviceGetApplicationsClock(device: nvmlDevice_t, which: nvmlClockType_t, clock: *mut c_uint) {
-        clock.put(applications(device.whole()?, which)?)
+        clock.put(applications(&device, which)?)
     }
     about nvmlDeviceGetDefaultApplicationsClock(
         device: nvmlDevice_t, which: nvmlClockType_t, clock: *mut c_uint
     ) {
-        clock.put(applications(device.whole()?, which)?)
+        clock.put(applications(&device, which)?)
     }
     about nvmlDeviceGetMaxCustomerBoostClock(
         device: nvmlDevice_t, which: nvmlClockType_t, clock: *mut c_uint
     ) {
-        clock.put(applications(device.whole()?, which)?)
+        clock.put(boost(device.whole()?, which)?)
     }
     about nvmlDeviceGetClock(
         device: nvmlDevice_t, which: nvmlClockType_t, id: nvmlClockId_t, clock: *mut c_uint
@@ -69,7 +80,8 @@ exports! {
         let gpu = device.whole()?;
         clock.put(match id {
             nvmlClockId_enum_NVML_CLOCK_ID_CURRENT => of(gpu.clocks, which)?,
-            id if id < nvmlClockId_enum_NVML_CLOCK_ID_COUNT => applications(gpu, which)?,
+            nvmlClockId_enum_NVML_CLOCK_ID_CUSTOMER_BOOST_MAX => boost(gpu, which)?,
+            id if id < nvmlClockId_enum_NVML_CLOCK_ID_COUNT => applications(&device, which)?,
             _ => return Err(INVALID_ARGUMENT),
         })
     }

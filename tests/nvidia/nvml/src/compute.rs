@@ -86,6 +86,9 @@ exports! {
     }
     about nvmlDeviceGetDisplayMode(device: nvmlDevice_t, display: *mut nvmlEnableState_t) {
         device.whole()?;
+        if device.call.since(580) {
+            return Err(DEPRECATED);
+        }
         display.put(0)
     }
     about nvmlDeviceGetDisplayActive(device: nvmlDevice_t, is: *mut nvmlEnableState_t) {

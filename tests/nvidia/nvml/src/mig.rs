@@ -10,8 +10,11 @@ use crate::handles::Handle;
 use crate::memory::instances;
 use crate::state::{Call, Device, Part};
 
-/// MIG devices that a GPU can have.
-const MOST: c_uint = 7;
+/// MIG devices that a GPU can have at once.
+fn most(gpu: &Gpu) -> c_uint {
+    let counts = gpu.profile.values().map(|profile| profile.max);
+    counts.max().unwrap_or_default()
+}
 
 /// A GPU that can do MIG.
 fn able<'a>(device: &Device<'a>) -> Answer<&'a Gpu> {
@@ -42,13 +45,20 @@ fn slices(count: u32) -> Option<c_uint> {
     })
 }
 
-/// The vendor's number for a profile: media engines make it another one, as does
-/// twice the memory.
+/// The vendor's number for a profile: other engines make it another one, as does twice the
+/// memory.
 fn kind(name: &str, profile: &Profile) -> Option<c_uint> {
-    let media = name.contains("+me");
+    let has = |what| name.ends_with(what);
     match profile.compute {
-        1 if media => Some(NVML_GPU_INSTANCE_PROFILE_1_SLICE_REV1),
-        2 if media => Some(NVML_GPU_INSTANCE_PROFILE_2_SLICE_REV1),
+        1 if has("+me.all") => Some(NVML_GPU_INSTANCE_PROFILE_1_SLICE_ALL_ME),
+        2 if has("+me.all") => Some(NVML_GPU_INSTANCE_PROFILE_2_SLICE_ALL_ME),
+        1 if has("-me") => Some(NVML_GPU_INSTANCE_PROFILE_1_SLICE_NO_ME),
+        2 if has("-me") => Some(NVML_GPU_INSTANCE_PROFILE_2_SLICE_NO_ME),
+        1 if has("+gfx") => Some(NVML_GPU_INSTANCE_PROFILE_1_SLICE_GFX),
+        2 if has("+gfx") => Some(NVML_GPU_INSTANCE_PROFILE_2_SLICE_GFX),
+        4 if has("+gfx") => Some(NVML_GPU_INSTANCE_PROFILE_4_SLICE_GFX),
+        1 if has("+me") => Some(NVML_GPU_INSTANCE_PROFILE_1_SLICE_REV1),
+        2 if has("+me") => Some(NVML_GPU_INSTANCE_PROFILE_2_SLICE_REV1),
         1 if profile.memory > 1 => Some(NVML_GPU_INSTANCE_PROFILE_1_SLICE_REV2),
         count => slices(count),
     }
@@ -81,7 +91,7 @@ fn by_id<'a>(device: &Device<'a>, id: c_uint) -> Answer<(&'a str, &'a Profile)> 
 }
 
 fn info((name, profile): (&str, &Profile)) -> nvmlGpuInstanceProfileInfo_v2_t {
-    let media = name.contains("+me") || profile.compute > 1;
+    let media = name.contains("+me") || profile.memory > 1;
     nvmlGpuInstanceProfileInfo_v2_t {
         version: version::<nvmlGpuInstanceProfileInfo_v2_t>(2),
         id: profile.id,
@@ -241,15 +251,15 @@ exports! {
         refuse(able(&device))
     }
     about nvmlDeviceGetMaxMigDeviceCount(device: nvmlDevice_t, count: *mut c_uint) {
-        // A GPU without MIG answers too: none.
-        let able = device.whole()?.mig.is_some();
-        count.put(if able { MOST } else { 0 })
+        // A GPU that has no MIG, or has it off, answers too: none.
+        let gpu = device.whole()?;
+        count.put(if gpu.mig == Some(true) { most(gpu) } else { 0 })
     }
     about nvmlDeviceGetMigDeviceHandleByIndex(
         device: nvmlDevice_t, index: c_uint, mig: *mut nvmlDevice_t
     ) {
         let gpu = divided(&device)?;
-        if index >= MOST {
+        if index >= most(gpu) {
             return Err(INVALID_ARGUMENT);
         }
         let migs = device.call.migs(gpu);

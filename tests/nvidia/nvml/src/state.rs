@@ -71,6 +71,13 @@ impl Call {
         }
     }
 
+    /// Is the driver of this version, or later?
+    pub(crate) fn since(&self, major: u32) -> bool {
+        let version = self.description.driver.split('.').next();
+        let version = version.and_then(|version| version.parse().ok());
+        version.is_some_and(|version: u32| version >= major)
+    }
+
     /// What a handle is of, with the faults of its GPU.
     pub(crate) fn about<H: Subject>(&self, handle: H) -> Answer<H::Found<'_>> {
         let handle = handle.handle();

@@ -216,10 +216,8 @@ fn lists_say_how_long_they_are() {
         .as_ref()
         .unwrap();
     // SAFETY: there is room for as many as is said.
-    assert_eq!(
-        unsafe { call(device, &mut count, ptr::null_mut()) },
-        TOO_SMALL
-    );
+    let code = unsafe { call(device, &mut count, ptr::null_mut()) };
+    assert_eq!(code, TOO_SMALL);
     assert_eq!(count, 2);
     let none = nvmlProcessInfo_v2_t {
         pid: 0,

@@ -112,7 +112,7 @@ fn readings(device: &Device, gpu: &Gpu) {
     let clocks = [Clock::Graphics, Clock::SM, Clock::Memory, Clock::Video];
     for (place, clock) in clocks.into_iter().enumerate() {
         same(
-            device.clock_info(clock.clone()),
+            device.clock_info(clock),
             gpu.clocks.map(|clocks| clocks[place]),
         );
         same(

@@ -134,6 +134,7 @@ fn what_a_gpu_lacks_is_not_supported() {
     let nvml = staged.open();
     let whole = nvml.device_by_index(1).unwrap();
     assert_eq!(whole.mig_mode().unwrap().current, 0);
+    assert_eq!(whole.mig_device_count().unwrap(), 0);
     same(whole.mig_device_by_index(0).map(|_| ()), None);
     let refused = nvml.device_by_index(0).unwrap().set_mig_mode(false);
     assert!(
