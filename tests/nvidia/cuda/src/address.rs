@@ -118,7 +118,8 @@ driver! {
         flags: cuuint64_t,
         symbolStatus: *mut Result,
     ) {
-        if flags > 3 {
+        // As documented: a driver refuses versions later than its own.
+        if flags > 3 || cudaVersion > device::version() {
             return Err(INVALID_VALUE);
         }
         let (function, status) = match find(&text(symbol)?, cudaVersion) {
@@ -132,8 +133,5 @@ driver! {
         };
         out_if(symbolStatus, status);
         out(pfn, function)?;
-        if function.is_null() && symbolStatus.is_null() {
-            return Err(NOT_FOUND);
-        }
     }
 }

@@ -31,21 +31,24 @@ pub(crate) struct Here {
     pub(crate) device: usize,
 }
 
-/// The context that is current to this thread.
+/// The context that is current to this thread. Nothing can be done on a GPU that is lost.
 pub(crate) fn here() -> Done<Here> {
     let driver = driver::get()?;
     let context = driver::top().ok_or(INVALID_CONTEXT)?;
-    let state = driver.state();
-    let device = state
-        .contexts
-        .get(&context)
-        .ok_or(CONTEXT_IS_DESTROYED)?
-        .device;
-    Ok(Here {
-        driver,
-        context,
-        device,
-    })
+    let device = {
+        let state = driver.state();
+        let found = state.contexts.get(&context).ok_or(CONTEXT_IS_DESTROYED)?;
+        found.device
+    };
+    let name = &driver.devices.get(device).ok_or(UNKNOWN)?.gpu;
+    match driver.machine.current().gpu.get(name) {
+        Some(gpu) if gpu.present && !gpu.lost => Ok(Here {
+            driver,
+            context,
+            device,
+        }),
+        _ => Err(UNKNOWN),
+    }
 }
 
 /// Makes a context of that number.

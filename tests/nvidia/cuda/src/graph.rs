@@ -53,7 +53,8 @@ pub(crate) enum Work {
     Free {
         address: u64,
     },
-    Graph(usize),
+    /// Of a graph within, as it was when it was added.
+    Graph(Vec<Work>),
 }
 
 #[derive(Clone, Default)]
@@ -134,9 +135,9 @@ pub(crate) fn perform(driver: &Driver, state: &mut State, number: usize, work: &
             state.allocations.insert(address, allocation);
         }
         Work::Free { address } => driver.free(state, *address)?,
-        Work::Graph(graph) => {
-            for (_, work) in flat(state, *graph)? {
-                perform(driver, state, number, &work)?;
+        Work::Graph(within) => {
+            for work in within {
+                perform(driver, state, number, work)?;
             }
         }
     }
@@ -517,8 +518,8 @@ driver! {
         numDependencies: usize,
         childGraph: CUgraph,
     ) {
-        of(&driver::get()?.state().graphs, id(childGraph))?;
-        let work = Work::Graph(id(childGraph));
+        let within = flat(&driver::get()?.state(), id(childGraph))?;
+        let work = Work::Graph(within.into_iter().map(|(_, work)| work).collect());
         added(phGraphNode, hGraph, dependencies, numDependencies, work)?;
     }
 

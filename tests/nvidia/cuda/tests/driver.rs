@@ -323,18 +323,34 @@ fn nodes_may_be_missing() {
 }
 
 #[test]
-fn a_gpu_without_a_node_or_lost_is_not_there() {
+fn a_gpu_without_a_node_is_not_there() {
     let machine = format!("missing = [\"dev/nvidia1\"]\n{TWO}");
-    let machine = machine.replace("sms = 132", "sms = 132\nlost = false");
-    program(
-        "a_gpu_without_a_node_or_lost_is_not_there",
-        &machine,
-        &[],
-        || {
-            cuda!(cuInit(0)).unwrap();
-            assert_eq!(names(), ["NVIDIA H100 80GB HBM3"]);
-        },
-    );
+    program("a_gpu_without_a_node_is_not_there", &machine, &[], || {
+        cuda!(cuInit(0)).unwrap();
+        assert_eq!(names(), ["NVIDIA H100 80GB HBM3"]);
+    });
+}
+
+#[test]
+fn a_lost_gpu_is_not_there() {
+    let machine = TWO.replace("sms = 132", "sms = 132\nlost = true");
+    program("a_lost_gpu_is_not_there", &machine, &[], || {
+        cuda!(cuInit(0)).unwrap();
+        assert_eq!(names(), ["NVIDIA A100-SXM4-80GB"]);
+    });
+}
+
+#[test]
+fn nothing_goes_on_a_gpu_that_is_lost_later() {
+    program("nothing_goes_on_a_gpu_that_is_lost_later", TWO, &[], || {
+        context(1);
+        allocate(1).unwrap();
+        let machine = Machine::at(&folder().unwrap()).unwrap();
+        machine
+            .change(|all| all.gpu.get_mut("a").unwrap().lost = true)
+            .unwrap();
+        assert_eq!(allocate(1), Err(CUresult::CUDA_ERROR_UNKNOWN));
+    });
 }
 
 /// The first letters of the UUIDs that are visible so, on a machine of two whole GPUs and
@@ -895,6 +911,7 @@ fn functions_are_found_by_name_and_version() {
         );
         assert_eq!(find(c"cuMemAllocAsync", 11010), (0, 2, 0));
         assert_eq!(find(c"cuNothing", 12000), (0, 1, 0));
+        assert_eq!(find(c"cuMemAlloc", 13010).0, 1);
         let mut found = ptr::null_mut();
         // SAFETY: a place for the answer.
         let code = unsafe { old(c"cuMemAlloc".as_ptr().cast(), &raw mut found, 11080, 0) };
@@ -915,5 +932,110 @@ fn what_a_driver_lacks_is_not_there() {
         assert!(unsafe { library.get::<*const c_void>("cuMemAllocAsync") }.is_err());
         // SAFETY: it is only looked for.
         assert!(unsafe { library.get::<*const c_void>("cuMemFreeAsync") }.is_ok());
+    });
+}
+
+/// May this test make namespaces?
+fn namespaces() -> bool {
+    let made = Command::new("unshare").args(["-m", "true"]).status();
+    made.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_container_has_the_gpus_of_its_nodes() {
+    let name = "a_container_has_the_gpus_of_its_nodes";
+    if let Some(folder) = folder() {
+        assert!(!folder.join("machine.toml").exists());
+        let expected: Vec<String> = std::env::var("EXPECTED")
+            .unwrap()
+            .split(',')
+            .map(str::to_owned)
+            .collect();
+        match cuda!(cuInit(0)) {
+            Ok(()) => assert_eq!(names(), expected),
+            Err(error) => assert_eq!(error as u32, expected[0].parse().unwrap()),
+        }
+        return;
+    }
+    if !namespaces() {
+        eprintln!("skipped: this needs mount namespaces");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let machine = format!("{TWO}{MIG}");
+    staged(&machine, folder.path());
+    std::fs::remove_file(folder.path().join("machine.toml")).unwrap();
+    // The container's own /dev, with some of the driver's nodes.
+    let script = "mount -t tmpfs none /dev && mkdir /dev/nvidia-caps && \
+        mknod -m 666 /dev/null c 1 3 && \
+        for node in $NODES; do cp -a \"$STANDIN_FOLDER/root/dev/$node\" \"/dev/$node\" || exit 9; done; \
+        exec \"$@\"";
+    let capability = |gi, ci| {
+        let number = divvy_nvidia_machine::capability(2, gi, ci);
+        format!("nvidia-caps/nvidia-cap{number}")
+    };
+    let mig = format!(
+        "nvidiactl nvidia-uvm nvidia2 {} {}",
+        capability(8, None),
+        capability(8, Some(0))
+    );
+    let half = format!("nvidiactl nvidia-uvm nvidia2 {}", capability(8, None));
+    for (nodes, expected) in [
+        ("", "100"),
+        ("nvidia0 nvidia1", "100"),
+        ("nvidiactl nvidia0", "999"),
+        ("nvidiactl nvidia-uvm", "100"),
+        ("nvidiactl nvidia-uvm nvidia0", "NVIDIA H100 80GB HBM3"),
+        (&mig, "NVIDIA H100 80GB HBM3 MIG 1g.10gb"),
+        (&half, "100"),
+    ] {
+        let inner = command(name, folder.path());
+        let mut outer = Command::new("unshare");
+        outer.args(["-m", "sh", "-c", script, "sh"]);
+        outer.arg(inner.get_program()).args(inner.get_args());
+        for (key, value) in inner.get_envs() {
+            match value {
+                Some(value) => outer.env(key, value),
+                None => outer.env_remove(key),
+            };
+        }
+        let status = outer.env("NODES", nodes).env("EXPECTED", expected).status();
+        assert!(status.unwrap().success(), "{nodes}");
+    }
+}
+
+#[test]
+fn threads_may_use_it_at_once() {
+    program("threads_may_use_it_at_once", TWO, &[], || {
+        context(1);
+        let all = free();
+        let mut current = ptr::null_mut();
+        cuda!(cuCtxGetCurrent(&raw mut current)).unwrap();
+        let current = current.addr();
+        std::thread::scope(|scope| {
+            for number in 1..=8_u8 {
+                scope.spawn(move || {
+                    cuda!(cuCtxSetCurrent(ptr::without_provenance_mut(current))).unwrap();
+                    let stream = stream();
+                    for round in 0..50 {
+                        let bytes = 4096 * (1 + round);
+                        let mut address = 0;
+                        cuda!(cuMemAllocAsync(&raw mut address, bytes, stream)).unwrap();
+                        cuda!(cuMemsetD8Async(address, number, bytes, stream)).unwrap();
+                        let mut byte = 0_u8;
+                        let to = (&raw mut byte).cast();
+                        let last = address + bytes as u64 - 1;
+                        cuda!(cuMemcpyDtoHAsync_v2(to, last, 1, stream)).unwrap();
+                        assert_eq!(byte, number);
+                        cuda!(cuMemFreeAsync(address, stream)).unwrap();
+                        cuda!(cuMemFree_v2(allocate(bytes as u64).unwrap())).unwrap();
+                    }
+                    cuda!(cuStreamSynchronize(stream)).unwrap();
+                    cuda!(cuStreamDestroy_v2(stream)).unwrap();
+                });
+            }
+        });
+        cuda!(cuCtxSynchronize()).unwrap();
+        assert_eq!(free(), all);
     });
 }
