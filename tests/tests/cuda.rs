@@ -563,10 +563,9 @@ fn a_library_that_is_none() {
     let real = fs::read(nvidia.libraries().join("libnvidia-ml.so.1")).unwrap();
     let cuda = fs::read(nvidia.libraries().join("libcuda.so.1")).unwrap();
     let at = nvidia.libraries().join("libnvidia-ml.so.1");
-    let cases: [(&str, &[u8]); 5] = [
+    let cases: [(&str, &[u8]); 4] = [
         ("empty", b""),
         ("no ELF", b"#!/bin/sh\necho no library\n"),
-        ("half", &real[..real.len() / 2]),
         ("a header", &real[..64]),
         ("another library", &cuda),
     ];
@@ -576,6 +575,10 @@ fn a_library_that_is_none() {
         eprintln!("{what}");
         says(&nvidia, "driver", &["cannot be loaded", "reinstall"]);
     }
+    // Its code is cut off: whatever the loader makes of it, its host is all that suffers.
+    fs::write(&at, &real[..real.len() / 20]).unwrap();
+    let answer = nvidia.divvy("--json devices").run().succeeds().json();
+    assert_eq!(answer["failed_plugins"][0]["plugin"], "cuda", "{answer:#}");
     fs::remove_file(&at).unwrap();
     symlink("libnvidia-ml.so.1", &at).unwrap();
     says(&nvidia, "absent", &["no NVIDIA driver"]);
