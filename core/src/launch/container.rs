@@ -45,7 +45,7 @@ pub struct Container {
     pub stdin: bool,
     /// What `stop` sends first.
     pub stop_signal: String,
-    /// Its working directory, which is made if its root has none such.
+    /// Its working directory, which the init makes if there is none such.
     #[serde(default)]
     pub workdir: String,
     /// What nobody may set for a process in it.

@@ -44,7 +44,7 @@ pub(crate) use remains::{
     Calls, clear, clear_unknown, end_calls, first_process, lives, was_started,
 };
 pub use rootfs::Root;
-pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts, make_workdir};
+pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts};
 pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
 pub(crate) use runtime::{is_known_runtime, last_line};
 pub use signals::{signal_name, signal_number};

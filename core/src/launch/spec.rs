@@ -177,9 +177,11 @@ pub(crate) fn render(
         "process": {
             "terminal": job.tty,
             "user": { "uid": job.user.uid, "gid": job.user.gid, "additionalGids": gids },
-            "args": init_args(&job.command),
+            "args": init_args(&job.command, &job.workdir, None),
             "env": env(job, edits),
-            "cwd": job.workdir,
+            // Entered by the init, as the job's own user: a runtime would enter
+            // it, and make it, as root.
+            "cwd": "/",
             "noNewPrivileges": true,
             "capabilities": {
                 "bounding": held, "effective": held, "permitted": held,
@@ -205,10 +207,20 @@ pub(crate) fn render(
     })
 }
 
-/// A command under the init, which says 126 or 127 where it cannot be run.
-pub(crate) fn init_args(command: &[String]) -> Vec<String> {
-    let init = [INIT_PATH, "--"].map(str::to_owned);
-    init.into_iter().chain(command.iter().cloned()).collect()
+/// A command under the init, which enters its working directory and says 126 or
+/// 127 where it cannot be run; behind a gate, once that opens.
+pub(crate) fn init_args(command: &[String], workdir: &str, gate: Option<&str>) -> Vec<String> {
+    let mut args = vec![INIT_PATH];
+    if let Some(gate) = gate {
+        args.extend(["--gate", gate]);
+    }
+    // Of a container that an older Divvy described, it is not known.
+    if !workdir.is_empty() {
+        args.extend(["--dir", workdir]);
+    }
+    args.push("--");
+    args.extend(command.iter().map(String::as_str));
+    args.into_iter().map(str::to_owned).collect()
 }
 
 /// The container's cgroup, under each controller.
@@ -372,7 +384,8 @@ fn swap_is_counted() -> bool {
 /// Writes the init where a container can be given it; once.
 pub(crate) fn write_init(state: &Path) -> Result<PathBuf, LaunchError> {
     let path = state.join("init");
-    if std::fs::metadata(&path).is_ok_and(|m| m.len() == INIT.len() as u64) {
+    // Not by its length alone: another version's may be as long.
+    if std::fs::read(&path).is_ok_and(|there| there == INIT) {
         return Ok(path);
     }
     let tmp = state.join(format!(".init.{}", std::process::id()));

@@ -300,8 +300,7 @@ fn never_ran(code: Option<u8>, reason: &str) -> Exit {
 
 /// Makes the container; its process waits.
 async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made, String> {
-    let root = launch::assemble(&oci.root, folder).map_err(|e| e.to_string())?;
-    launch::make_workdir(&root, &container.workdir).map_err(|e| e.to_string())?;
+    launch::assemble(&oci.root, folder).map_err(|e| e.to_string())?;
     hit(Point::MonitorAssembled);
     let said = |e: io::Error| e.to_string();
     let ends = Ends::new(folder, container.tty, container.stdin).map_err(said)?;

@@ -17,7 +17,7 @@ use bollard::models::{
 
 use super::engine::Facts;
 use super::image::Image;
-use crate::launch::spec::{INIT_PATH, PIDS, layered};
+use crate::launch::spec::{INIT_PATH, PIDS, init_args, layered};
 use crate::launch::{Job, LaunchError, Network, Reserved};
 use crate::model::Edits;
 
@@ -56,18 +56,16 @@ pub(super) fn render(parts: Parts<'_>) -> Result<ContainerCreateBody, LaunchErro
         // Its input ends with the monitor's word, and with the monitor.
         stdin_once: Some(job.stdin),
         env: Some(env(&parts)),
-        entrypoint: Some(
-            [INIT_PATH, "--gate", GATE_PATH, "--"]
-                .map(str::to_owned)
-                .into(),
-        ),
+        entrypoint: Some(init_args(&[], &job.workdir, Some(GATE_PATH))),
         cmd: Some(job.command.clone()),
         healthcheck: Some(HealthConfig {
             test: Some(vec!["NONE".into()]),
             ..HealthConfig::default()
         }),
         image: Some(parts.image.id.clone()),
-        working_dir: Some(job.workdir.clone()),
+        // Entered by the init, as the job's own user: an engine would make it as
+        // root.
+        working_dir: Some("/".into()),
         labels: Some(parts.labels.clone()),
         stop_signal: Some(job.stop_signal.clone()),
         host_config: Some(host(&parts, edits)?),
