@@ -39,6 +39,10 @@ fn word(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+fn volume(source: &Path, target: &Path) -> String {
+    format!("{}:{}", source.display(), target.display())
+}
+
 /// Docker with an agent, of which she is a member.
 fn served() -> (Docked, divvy_tests::Agent) {
     let docked = Docked::new();
@@ -153,6 +157,139 @@ fn an_engine_enters_no_folder_for_them_either() {
         .complains("[workdir_unusable]");
     assert_eq!(exec("exec w pwd").succeeds().stdout, "/tmp\n");
     exec("rm -f w").succeeds();
+    agent.end().succeeds();
+    docked.nothing_is_left();
+}
+
+/// What is below a mount is mounted on what is there, and on nothing that is
+/// made for it; and what may be written can be written in the end.
+#[test]
+fn no_place_for_a_mount_is_made_in_a_folder_of_the_host() {
+    requires!(root);
+    let machine = Machine::with(&["cpu"]);
+    let agent = machine.agent(&format!("group = {:?}", GROUP.0));
+    let home = machine.path().join("home-61003");
+    let outer = hers(machine.path().join("outer"));
+    let inner = hers(machine.path().join("inner"));
+    let readable = folder(machine.path().join("readable"), 0o755);
+    let file = machine.path().join("file");
+    fs::write(&file, "of the file").unwrap();
+    let empty = |path: &Path| fs::read_dir(path).unwrap().count() == 0;
+    for runtime in runtimes() {
+        let missing = |volumes: &[String]| {
+            let options: Vec<&str> = volumes.iter().flat_map(|v| ["-v", v]).collect();
+            run(&machine, runtime, &options, "true")
+                .run()
+                .exits(125)
+                .complains("make it first: ")
+                .complains("[mount_point_missing]");
+        };
+        missing(&[
+            volume(&readable, Path::new("/a")),
+            volume(&inner, Path::new("/a/b")),
+        ]);
+        missing(&[
+            volume(&outer, Path::new("/a")),
+            volume(&file, Path::new("/a/f")),
+        ]);
+        // The current folder is one of them.
+        missing(&[volume(&inner, &home.join("b"))]);
+        assert!(empty(&readable) && empty(&outer) && empty(&home));
+
+        // Of a place behind a closed folder nothing is told.
+        let closed = folder(readable.join("closed"), 0o700);
+        folder(closed.join("b"), 0o755);
+        missing(&[
+            volume(&readable, Path::new("/a")),
+            volume(&inner, Path::new("/a/closed/b")),
+        ]);
+        fs::remove_dir_all(closed).unwrap();
+
+        for place in ["b", "c"] {
+            hers(outer.join(place));
+        }
+        fs::write(outer.join("f"), "").unwrap();
+        let volumes = [
+            volume(&outer, Path::new("/a")),
+            volume(&inner, Path::new("/a/b")),
+            format!("{}:/a/c:ro", inner.display()),
+            format!("{}:/a/f:ro", file.display()),
+            volume(&inner, Path::new("/d")),
+            format!("{}:/d:ro", inner.display()),
+        ];
+        let options: Vec<&str> = volumes.iter().flat_map(|v| ["-v", v]).collect();
+        let script = "echo 1 >/a/x && echo 2 >/a/b/y && cat /a/c/y /a/f && echo 3 >here \
+                      && ! touch /a/c/z 2>&1 && ! touch /d/z 2>&1 && ! touch /a/f 2>&1 \
+                      && grep ' /a' /proc/self/mounts | grep -v nosuid,nodev | wc -l";
+        let said = run(&machine, runtime, &options, script).run().succeeds();
+        assert!(said.stdout.starts_with("2\nof the file"), "{said}");
+        assert!(said.stdout.ends_with("\n0\n"), "{said}");
+        assert_eq!(fs::read_to_string(outer.join("x")).unwrap(), "1\n");
+        assert_eq!(fs::read_to_string(inner.join("y")).unwrap(), "2\n");
+        assert_eq!(fs::read_to_string(home.join("here")).unwrap(), "3\n");
+        for path in [&outer, &inner, &home] {
+            fs::remove_dir_all(path).unwrap();
+            hers(path.clone());
+        }
+    }
+    agent.end().succeeds();
+    nothing_is_left(&machine);
+}
+
+/// What a link hides from the check: the mount below is found read-only.
+#[test]
+fn nor_behind_a_link_of_the_root() {
+    requires!(root);
+    let machine = Machine::with(&["cpu"]);
+    let agent = machine.agent(&format!("group = {:?}", GROUP.0));
+    let root = hers(machine.path().join("root"));
+    divvy_tests::rootfs::busybox(&root);
+    fs::create_dir(root.join("a")).unwrap();
+    std::os::unix::fs::symlink("a", root.join("link")).unwrap();
+    let outer = hers(machine.path().join("outer"));
+    for runtime in runtimes() {
+        let volumes = [
+            volume(&outer, Path::new("/a")),
+            volume(&outer, Path::new("/link/b")),
+        ];
+        let mut options: Vec<&str> = volumes.iter().flat_map(|v| ["-v", v]).collect();
+        options.extend(["--rootfs", word(&root)]);
+        run(&machine, runtime, &options, "true")
+            .run()
+            .exits(125)
+            .complains("[container_failed]");
+        assert_eq!(fs::read_dir(&outer).unwrap().count(), 0, "{runtime}");
+    }
+    agent.end().succeeds();
+    nothing_is_left(&machine);
+}
+
+#[test]
+fn an_engine_makes_no_place_either() {
+    requires!(root, dockerd);
+    let (docked, agent) = served();
+    docked.engine.image(&serde_json::json!({}), |root| {
+        fs::create_dir(root.join("a")).unwrap();
+        std::os::unix::fs::symlink("a", root.join("link")).unwrap();
+    });
+    let machine = &docked.machine;
+    let outer = hers(machine.path().join("outer"));
+    let inner = hers(machine.path().join("inner"));
+    let at = |target: &str| {
+        let volumes = [
+            volume(&outer, Path::new("/a")),
+            volume(&inner, Path::new(target)),
+        ];
+        let options: Vec<&str> = volumes.iter().flat_map(|v| ["-v", v]).collect();
+        in_image(machine, &options, "echo 1 >/a/x; echo 2 >/a/b/y").run()
+    };
+    at("/a/b").exits(125).complains("[mount_point_missing]");
+    at("/link/b").exits(125).complains("[container_failed]");
+    assert_eq!(fs::read_dir(&outer).unwrap().count(), 0);
+    hers(outer.join("b"));
+    at("/a/b").succeeds();
+    assert_eq!(fs::read_to_string(outer.join("x")).unwrap(), "1\n");
+    assert_eq!(fs::read_to_string(inner.join("y")).unwrap(), "2\n");
     agent.end().succeeds();
     docked.nothing_is_left();
 }

@@ -279,7 +279,7 @@ impl AgentError {
             Self::Launcher(_) => "invalid_launcher",
             Self::Ledger(error) => error.code(),
             Self::Launch(error) => error.code(),
-            Self::Mount(_) => "invalid_mount",
+            Self::Mount(error) => error.code(),
             Self::Image(error) => error.code(),
             Self::Remote(fault) => &fault.code,
             Self::NoAgent { .. } => "no_agent",

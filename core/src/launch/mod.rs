@@ -9,6 +9,7 @@
 //! * `runtime`: which OCI runtime works here; [`builtin`] is our own;
 //! * `rootfs`: what the container's root is made of; [`image`] unpacks images;
 //! * `mounts`: what of the host a container may see, and what never;
+//!   `writable`: how it comes to be written to;
 //! * `remains`: what a killed carrier leaves of a container, and its end;
 //! * `proof`: looks at the made container before anything runs in it;
 //!
@@ -31,12 +32,13 @@ mod seccomp;
 mod signals;
 mod spec;
 mod variables;
+mod writable;
 
 pub(crate) use cgroup::Cgroup;
 pub use container::{By, Container, Folder};
 pub use edits::{MergeError, merge};
 pub use mounts::{BindMount, MountError, check_user_mount};
-pub(crate) use mounts::{check_plugin_mounts, check_socket};
+pub(crate) use mounts::{check_mount_points, check_plugin_mounts, check_socket, may_open};
 pub(crate) use needs::{Lack, Needs};
 pub use oci::Oci;
 pub(crate) use proof::{prove, prove_confined};
@@ -52,6 +54,7 @@ pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
 pub(crate) use spec::{init_args, render, write_init};
 pub use variables::Reserved;
 pub(crate) use variables::VariableFault;
+pub(crate) use writable::{open_for_writing, writable};
 
 use std::path::PathBuf;
 

@@ -270,11 +270,10 @@ fn namespaces(network: Network) -> Value {
 
 fn mounts(job: &Job, edits: &Edits, init: &Path) -> Vec<Value> {
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
-    let bind = |source: &Path, destination: &str, read_only: bool| {
-        let mode = if read_only { "ro" } else { "rw" };
+    let bind = |source: &Path, destination: &str| {
         json!({
             "destination": destination, "type": "bind", "source": source,
-            "options": ["bind", mode, "nosuid", "nodev", "rprivate"],
+            "options": ["bind", "ro", "nosuid", "nodev", "rprivate"],
         })
     };
     let shm = format!("size={}", job.shm_bytes);
@@ -304,17 +303,19 @@ fn mounts(job: &Job, edits: &Edits, init: &Path) -> Vec<Value> {
             &["nosuid", "noexec", "nodev", "mode=1777", &shm],
         ),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        bind(init, INIT_PATH, true),
+        bind(init, INIT_PATH),
     ];
     // Ours first, so that a hidden folder can hold what is bound into it.
     for hidden in &job.hidden {
         all.push(mount(hidden, "tmpfs", &["nosuid", "nodev", "mode=755"]));
     }
     for m in &edits.mounts {
-        all.push(bind(Path::new(&m.source), &m.target, true));
+        all.push(bind(Path::new(&m.source), &m.target));
     }
+    // Opened for writing when all are there, or a runtime would make the place
+    // for one in another's folder on the host (`writable.rs`).
     for m in &job.mounts {
-        all.push(bind(&m.source, &m.target, m.read_only));
+        all.push(bind(&m.source, &m.target));
     }
     all
 }

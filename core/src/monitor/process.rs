@@ -130,6 +130,10 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
                 Err(why) => Err(why),
             },
         };
+        let made = made.and_then(|made| {
+            let opened = launch::open_for_writing(made.pid, &container.writable);
+            opened.map(|()| made).map_err(|e| e.to_string())
+        });
         match made {
             Ok(made) => made,
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokio::net::UnixListener;
 
 use crate::agent::{AgentError, RootRequest, RunRequest};
@@ -121,32 +121,11 @@ impl Peer {
 /// Could this user open the path itself? What root opens for somebody must not
 /// be more than that.
 fn reach(who: &Identity, path: &Path) -> Result<(), AgentError> {
-    use std::os::unix::fs::MetadataExt;
-    let denied =
-        |path: &Path| AgentError::Denied(format!("{}: you may not read it", path.display()));
-    let real = path.canonicalize().map_err(|_| denied(path))?;
-    let mut ancestors: Vec<PathBuf> = real.ancestors().map(Path::to_owned).collect();
-    ancestors.reverse();
-    for (depth, step) in ancestors.iter().enumerate() {
-        let meta = std::fs::symlink_metadata(step).map_err(|_| denied(path))?;
-        let shift = if meta.uid() == who.uid {
-            6
-        } else if meta.gid() == who.gid || who.groups.contains(&meta.gid()) {
-            3
-        } else {
-            0
-        };
-        let last = depth + 1 == ancestors.len();
-        let needed = match (last, meta.is_dir()) {
-            (false, _) => 0o1,
-            (true, true) => 0o5,
-            (true, false) => 0o4,
-        };
-        if meta.mode() >> shift & needed != needed {
-            return Err(denied(path));
-        }
+    if launch::may_open(who, path) {
+        return Ok(());
     }
-    Ok(())
+    let why = format!("{}: you may not read it", path.display());
+    Err(AgentError::Denied(why))
 }
 
 #[cfg(test)]

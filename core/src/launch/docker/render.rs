@@ -157,11 +157,13 @@ fn devices(edits: &Edits, nodes: &[PathBuf]) -> Vec<DeviceMapping> {
 }
 
 fn mounts(parts: &Parts<'_>, edits: &Edits) -> Vec<Mount> {
-    let bind = |source: &Path, target: &str, read_only: bool| Mount {
+    // All are made read-only: what may be written is opened for it when all are
+    // there (`writable.rs`).
+    let bind = |source: &Path, target: &str| Mount {
         typ: Some(MountType::BIND),
         source: Some(source.display().to_string()),
         target: Some(target.to_owned()),
-        read_only: Some(read_only),
+        read_only: Some(true),
         bind_options: Some(MountBindOptions {
             propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
             // What is mounted below would be writable, whatever is asked.
@@ -170,14 +172,11 @@ fn mounts(parts: &Parts<'_>, edits: &Edits) -> Vec<Mount> {
         }),
         ..Mount::default()
     };
-    let mut all = vec![
-        bind(parts.init, INIT_PATH, true),
-        bind(parts.gate, GATE_PATH, true),
-    ];
+    let mut all = vec![bind(parts.init, INIT_PATH), bind(parts.gate, GATE_PATH)];
     let plugins = edits.mounts.iter();
-    all.extend(plugins.map(|m| bind(Path::new(&m.source), &m.target, true)));
+    all.extend(plugins.map(|m| bind(Path::new(&m.source), &m.target)));
     let users = parts.job.mounts.iter();
-    all.extend(users.map(|m| bind(&m.source, &m.target, m.read_only)));
+    all.extend(users.map(|m| bind(&m.source, &m.target)));
     all
 }
 
