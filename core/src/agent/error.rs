@@ -169,6 +169,11 @@ pub enum AgentError {
         /// What happened.
         why: String,
     },
+    /// Something is where the agent should listen.
+    #[error(
+        "the agent cannot listen at {0}: {1} is there, and is left alone; remove it, or name another place: agent.socket in the configuration, or --socket"
+    )]
+    SocketTaken(String, &'static str),
     /// A verb that only an agent can serve.
     #[error("divvy {0} needs a running agent: sudo divvy agent, or systemctl start divvy")]
     NeedsAgent(&'static str),
@@ -283,6 +288,7 @@ impl AgentError {
             Self::Image(error) => error.code(),
             Self::Remote(fault) => &fault.code,
             Self::NoAgent { .. } => "no_agent",
+            Self::SocketTaken(..) => "socket_taken",
             Self::NeedsAgent(_) => "needs_agent",
             Self::Config(_) => "invalid_config",
             Self::Unreadable(_) => "invalid_request",
