@@ -6,7 +6,7 @@
 //!
 //! * [`Job`]: what is to run; `spec` renders it with the merged edits into
 //!   the bundle's `config.json` (pure);
-//! * `runtime`: which OCI runtime works here; [`builtin`] is our own;
+//! * `runtime`: which OCI runtime works here, by `probe`; [`builtin`] is our own;
 //! * `rootfs`: what the container's root is made of; [`image`] unpacks images;
 //! * `mounts`: what of the host a container may see, and what never;
 //!   `writable`: how it comes to be written to;
@@ -24,6 +24,7 @@ pub mod image;
 mod mounts;
 mod needs;
 mod oci;
+mod probe;
 mod proof;
 mod remains;
 mod rootfs;
@@ -41,6 +42,7 @@ pub use mounts::{BindMount, MountError, check_user_mount};
 pub(crate) use mounts::{check_mount_points, check_plugin_mounts, check_socket, may_open};
 pub(crate) use needs::{Lack, Needs};
 pub use oci::Oci;
+pub(crate) use probe::sweep_probes;
 pub(crate) use proof::{prove, prove_confined};
 pub(crate) use remains::{
     Calls, clear, clear_unknown, end_calls, first_process, lives, was_started,

@@ -9,8 +9,7 @@
 //! `oci-spec`'s types, which refuse a field they do not know the shape of.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Capability, Spec};
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::mounts::BindMount;
-use super::{LaunchError, seccomp};
+use super::{Folder, LaunchError, seccomp};
 use crate::model::{Edits, NodeKind};
 
 /// The static init, PID 1 of every container; built by `build.rs`.
@@ -398,14 +397,11 @@ pub(crate) fn write_init(state: &Path) -> Result<PathBuf, LaunchError> {
 }
 
 /// A bundle with an empty root, for trying out a runtime.
-pub(super) fn probe_bundle(bundle: &Path, id: &str, _exe: &Path) -> io::Result<()> {
-    let rootfs = bundle.join("rootfs");
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&rootfs)?;
-    let state = bundle.parent().and_then(Path::parent).unwrap_or(bundle);
-    let init = write_init(state).map_err(io::Error::other)?;
+pub(super) fn probe_bundle(folder: &Folder, state: &Path, id: &str) -> Result<(), LaunchError> {
+    // Within the bundle, which is removed as a whole: nothing is mounted on it.
+    let rootfs = folder.bundle().join("rootfs");
+    std::fs::create_dir_all(&rootfs).map_err(LaunchError::file("cannot make", &rootfs))?;
+    let init = write_init(state)?;
     let job = Job {
         id: id.to_owned(),
         name: "probe".into(),
@@ -422,6 +418,5 @@ pub(super) fn probe_bundle(bundle: &Path, id: &str, _exe: &Path) -> io::Result<(
         shm_bytes: SHM_BYTES,
         stop_signal: "SIGTERM".into(),
     };
-    let spec = render(&job, &Edits::default(), &rootfs, &init).map_err(io::Error::other)?;
-    std::fs::write(bundle.join("config.json"), serde_json::to_vec(&spec)?)
+    folder.save_bundle(&render(&job, &Edits::default(), &rootfs, &init)?)
 }
