@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used)] // a test says what failed by failing
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use divvy_tests::dockerd::Docked;
 use divvy_tests::rootfs::{nothing_is_left, runtimes};
@@ -292,4 +295,49 @@ fn an_engine_makes_no_place_either() {
     assert_eq!(fs::read_to_string(inner.join("y")).unwrap(), "2\n");
     agent.end().succeeds();
     docked.nothing_is_left();
+}
+
+/// Connections of hers: the kernel tells the agent who the thread was.
+fn connections(machine: &Machine, count: usize) -> Vec<UnixStream> {
+    let socket = machine.socket();
+    let open = move || {
+        // This thread's alone.
+        rustix::thread::set_thread_gid(rustix::fs::Gid::from_raw(GROUP.1)).unwrap();
+        rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(ALICE)).unwrap();
+        let all = (0..count).map(|_| UnixStream::connect(&socket).unwrap());
+        all.collect()
+    };
+    std::thread::spawn(open).join().unwrap()
+}
+
+#[test]
+fn a_member_cannot_use_up_the_agents_connections() {
+    requires!(root);
+    let machine = Machine::with(&["cpu"]);
+    let agent = machine.agent(&format!("group = {:?}", GROUP.0));
+    let held = connections(&machine, 256);
+    let began = Instant::now();
+    machine
+        .divvy_as(ALICE, GROUP.1, "ps")
+        .run()
+        .exits(125)
+        .complains("[too_many_connections]");
+    // Others are served.
+    machine.divvy("ps").run().succeeds();
+    machine.divvy_as(ALICE + 1, GROUP.1, "ps").run().succeeds();
+    // Who says nothing, or half a request, is not waited for.
+    let mut half = held;
+    half[0].write_all(b"GET /v1/version HTTP/1.1\r\n").unwrap();
+    let last = half.pop().unwrap();
+    for mut stream in [half.remove(0), last] {
+        let limit = Some(Duration::from_secs(20));
+        stream.set_read_timeout(limit).unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        assert!(!said.contains("200 OK"), "{said}");
+    }
+    let waited = began.elapsed();
+    assert!(waited > Duration::from_secs(5), "{waited:?}");
+    machine.divvy_as(ALICE, GROUP.1, "ps").run().succeeds();
+    agent.end().succeeds();
 }

@@ -169,6 +169,11 @@ pub enum AgentError {
         /// What happened.
         why: String,
     },
+    /// One user holds as many connections as one may.
+    #[error(
+        "you have {0} connections to the agent open, which is as many as one user may; close some, or wait until commands of yours have ended"
+    )]
+    TooManyConnections(usize),
     /// Something is where the agent should listen.
     #[error(
         "the agent cannot listen at {0}: {1} is there, and is left alone; remove it, or name another place: agent.socket in the configuration, or --socket"
@@ -288,6 +293,7 @@ impl AgentError {
             Self::Image(error) => error.code(),
             Self::Remote(fault) => &fault.code,
             Self::NoAgent { .. } => "no_agent",
+            Self::TooManyConnections(_) => "too_many_connections",
             Self::SocketTaken(..) => "socket_taken",
             Self::NeedsAgent(_) => "needs_agent",
             Self::Config(_) => "invalid_config",

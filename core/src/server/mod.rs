@@ -6,7 +6,7 @@
 //! the plugin folder. It holds no state that matters: killed at any moment, it
 //! loses nothing, and no container notices.
 //!
-//! * [`peer`](self): who asks, and what they may;
+//! * `accept`: connections; [`peer`](self): who asks, and what they may;
 //! * `routes`: the operations; `streams`: the answers that go on;
 //! * `feed`: what happened; `metrics`: what is counted;
 //!
@@ -15,6 +15,7 @@
 //! Those threads never end: a plugin host dies with the thread that started
 //! it (`PR_SET_PDEATHSIG`, prctl(2)).
 
+mod accept;
 mod answer;
 mod feed;
 mod metrics;
@@ -46,7 +47,7 @@ use crate::model::Record;
 use crate::sys::now_ms;
 use feed::Feed;
 use metrics::Counters;
-use peer::{Peer, Rules};
+use peer::Rules;
 
 /// How often is looked whether somebody wrote to the ledger or a plugin said
 /// something: what lasts less may be missed among the events.
@@ -133,7 +134,7 @@ async fn serve(
         settings,
     });
     let (listener, own) = listen(socket, gid)?;
-    let app = routes::router(Arc::clone(&server)).into_make_service_with_connect_info::<Peer>();
+    let app = routes::router(Arc::clone(&server));
     let metrics = match config.agent.metrics {
         Some(address) => {
             let listener = TcpListener::bind(address).await;
@@ -159,9 +160,7 @@ async fn serve(
         );
     });
     tokio::select! {
-        result = axum::serve(listener, app) => {
-            result.map_err(|e| AgentError::System("the socket", e))?;
-        }
+        () = accept::serve(listener, app) => {}
         () = async { match metrics { Some(m) => m.await, None => std::future::pending().await } } => {}
         () = loops => {}
         _ = told => tracing::info!("told to end; workloads go on"),

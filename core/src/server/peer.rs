@@ -1,9 +1,7 @@
 //! Who asks: known from the socket, never from what they say.
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use std::path::Path;
-use tokio::net::UnixListener;
+use tokio::net::UnixStream;
 
 use crate::agent::{AgentError, RootRequest, RunRequest};
 use crate::launch::image::lookup_user;
@@ -14,9 +12,10 @@ use crate::model::Record;
 #[derive(Clone, Debug)]
 pub(super) struct Peer(Option<Identity>);
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let Ok(credentials) = stream.io().peer_cred() else {
+impl Peer {
+    /// Whoever is at the other end.
+    pub(super) fn of(stream: &UnixStream) -> Self {
+        let Ok(credentials) = stream.peer_cred() else {
             return Self(None);
         };
         // Root may everything, in whatever groups it is.
@@ -58,6 +57,11 @@ impl Peer {
     /// Is it this user?
     pub(super) fn owns(&self, uid: u32) -> bool {
         self.0.as_ref().is_some_and(|who| who.uid == uid)
+    }
+
+    /// Its user, if the kernel said.
+    pub(super) fn uid(&self) -> Option<u32> {
+        self.0.as_ref().map(|who| who.uid)
     }
 
     /// Whose it is: root may ask for others.
