@@ -10,6 +10,10 @@
 //! ends without running anything if its writer goes away instead: for a
 //! launcher that cannot make a container without starting it.
 //!
+//! `--dir DIR` has the command begin in DIR, which is made where it is missing.
+//! Entered here, it is entered with the rights of the command's own user; an OCI
+//! runtime or an engine would do both as root.
+//!
 //! Exit codes of its own follow the shell and Docker: 125 this program could
 //! not do its work, 126 the command cannot be run, 127 it was not found.
 //!
@@ -22,7 +26,7 @@
 //! them to.
 #![deny(missing_docs)]
 
-use std::ffi::{CString, OsString, c_char, c_int, c_void};
+use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};
 use std::io::{Error, ErrorKind, IsTerminal, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -95,15 +99,25 @@ unsafe extern "C" {
 
 fn main() -> ExitCode {
     let handled = block_signals();
-    let command = match command_line(std::env::args_os().skip(1).collect())
-        .and_then(|(gate, command)| wait_at(gate).map(|()| command))
-    {
-        Ok(command) => command,
+    let ask = command_line(std::env::args_os().skip(1).collect())
+        .and_then(|ask| wait_at(ask.gate.as_deref()).map(|()| ask));
+    let Ask { dir, command, .. } = match ask {
+        Ok(ask) => ask,
         Err(message) => {
             eprintln!("divvy: {message}");
             return ExitCode::from(EXIT_INTERNAL);
         }
     };
+    // Behind the gate: what is not proven touches no folder either.
+    if let Some(dir) = dir
+        && let Err(error) = enter(&dir)
+    {
+        eprintln!(
+            "divvy: -w {}: cannot be entered: {error} [workdir_unusable]",
+            dir.to_string_lossy()
+        );
+        return ExitCode::from(EXIT_CANNOT_RUN);
+    }
     // Orphans come here even when this is not PID 1, as in a shared PID namespace.
     // SAFETY: this option takes one integer and touches no memory.
     unsafe { prctl(PR_SET_CHILD_SUBREAPER, 1usize) };
@@ -139,14 +153,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is asked of us.
+struct Ask {
+    gate: Option<OsString>,
+    dir: Option<OsString>,
+    command: Vec<CString>,
+}
+
 /// Splits off our own part of the command line:
-/// `[--gate FIFO] [--] COMMAND [ARGUMENT...]`.
-fn command_line(
-    mut arguments: Vec<OsString>,
-) -> Result<(Option<OsString>, Vec<CString>), String> {
-    let gate = (arguments.len() > 1 && arguments[0] == "--gate")
-        .then(|| arguments.drain(..2).next_back())
-        .flatten();
+/// `[--gate FIFO] [--dir DIR] [--] COMMAND [ARGUMENT...]`.
+fn command_line(mut arguments: Vec<OsString>) -> Result<Ask, String> {
+    let mut option = |name: &str| {
+        (arguments.len() > 1 && arguments[0] == name)
+            .then(|| arguments.drain(..2).next_back())
+            .flatten()
+    };
+    let (gate, dir) = (option("--gate"), option("--dir"));
     if arguments.first().is_some_and(|first| first == "--") {
         arguments.remove(0);
     }
@@ -160,12 +182,29 @@ fn command_line(
                 .map_err(|_| "init: an argument holds a NUL byte".into())
         })
         .collect();
-    Ok((gate, command?))
+    Ok(Ask {
+        gate,
+        dir,
+        command: command?,
+    })
+}
+
+/// Enters the working directory; makes it where there is none.
+fn enter(dir: &OsStr) -> Result<(), Error> {
+    match std::env::set_current_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            std::fs::create_dir_all(dir)?;
+            std::env::set_current_dir(dir)?;
+        }
+        other => other?,
+    }
+    // Fails where a link led out of the container's root (CVE-2024-21626).
+    std::env::current_dir().map(|_| ())
 }
 
 /// Waits at the gate, if there is one, for one byte. Opened without waiting, so
 /// that a writer that is gone already is noticed.
-fn wait_at(gate: Option<OsString>) -> Result<(), String> {
+fn wait_at(gate: Option<&OsStr>) -> Result<(), String> {
     let Some(path) = gate else { return Ok(()) };
     let failed = |error: Error| format!("init: the gate cannot be read: {error}");
     let mut gate = std::fs::OpenOptions::new()

@@ -175,6 +175,13 @@ points! {
     /// Rebuilding: the new ledger has taken its place.
     RebuildReplaced = "rebuild.replaced",
 
+    /// A runtime's trial: its `create` runs.
+    ProbeCreates = "probe.creates",
+    /// A runtime's trial: the container is made, or not; it is not deleted.
+    ProbeMade = "probe.made",
+    /// A runtime's trial: the container is deleted; its folder is there.
+    ProbeDeleted = "probe.deleted",
+
     /// Built-in runtime, `create`: the id is taken; there is no process.
     RuntimeClaimed = "runtime.claimed",
     /// Built-in runtime, `create`: the process waits; nothing says so.

@@ -501,6 +501,41 @@ fn http_get(address: &str, path: &str) -> String {
 }
 
 #[test]
+fn it_removes_nothing_but_a_dead_agents_socket() {
+    requires!(root);
+    let machine = machine();
+    let place = machine.socket();
+    fs::create_dir(place.parent().unwrap()).unwrap();
+    let config = format!("[agent]\nsocket = {:?}\n", place.display().to_string());
+    fs::write(machine.config(), config).unwrap();
+    let refused = || {
+        let refused = machine.divvy("agent").run().exits(125);
+        let _ = refused.complains("[socket_taken]");
+    };
+    fs::write(&place, "my notes").unwrap();
+    refused();
+    assert_eq!(fs::read_to_string(&place).unwrap(), "my notes");
+    let other = place.with_file_name("other");
+    fs::rename(&place, &other).unwrap();
+    std::os::unix::fs::symlink(&other, &place).unwrap();
+    refused();
+    assert_eq!(fs::read_link(&place).unwrap(), other);
+    fs::remove_file(&place).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&place).unwrap();
+    refused();
+    assert!(std::os::unix::net::UnixStream::connect(&place).is_ok());
+    // Nobody listens any more.
+    drop(listener);
+    let agent = machine.agent("");
+    machine.divvy("ps").run().succeeds();
+    // Another's file in its place is not removed at its end.
+    fs::remove_file(&place).unwrap();
+    fs::write(&place, "my notes").unwrap();
+    agent.end().succeeds();
+    assert_eq!(fs::read_to_string(&place).unwrap(), "my notes");
+}
+
+#[test]
 fn what_it_cannot_read_it_refuses_with_the_remedy() {
     requires!(root);
     let machine = machine();

@@ -69,7 +69,7 @@ fn expected(description: &Description, name: &str, gpu: &Gpu) -> Vec<(&'static s
                     gpu.architecture
                         .clone()
                         .unwrap_or_default()
-                        .replace(' ', "")
+                        .replace(" Lovelace", "")
                 ),
                 json!(""),
             ),

@@ -55,6 +55,8 @@ enum Scene {
     Sweep,
     /// The ledger was overwritten, and is rebuilt.
     Rebuild,
+    /// The runtimes are tried.
+    Try,
 }
 
 /// A point, how often it is passed before it kills, and what then.
@@ -63,7 +65,7 @@ type Row = (Point, u32, Scene, After);
 /// All points.
 fn rows() -> Vec<Row> {
     use After::{Exited, Gone, Over, Runs};
-    use Scene::{Abandon, Adopt, End, PickUp, Rebuild, Remove, Start, Stop, Sweep, Undo};
+    use Scene::{Abandon, Adopt, End, PickUp, Rebuild, Remove, Start, Stop, Sweep, Try, Undo};
     let once = |scene, after, points: &[Point]| {
         points
             .iter()
@@ -202,6 +204,11 @@ fn rows() -> Vec<Row> {
             ],
         ),
         once(
+            Try,
+            Gone,
+            &[Point::ProbeCreates, Point::ProbeMade, Point::ProbeDeleted],
+        ),
+        once(
             Start,
             Gone,
             &[
@@ -239,6 +246,8 @@ fn rows_of_another_runtime() -> Vec<Row> {
         Point::UndoBegun,
         Point::UndoCleared,
         Point::RecoverJudged,
+        Point::ProbeCreates,
+        Point::ProbeMade,
     ];
     let mut rows = rows();
     rows.retain(|(point, ..)| matter.contains(point));
@@ -269,6 +278,15 @@ struct Place {
     machine: Machine,
     witness: Witness,
     runtime: &'static str,
+}
+
+/// The trials of runtimes that have a folder.
+fn probes(machine: &Machine) -> BTreeSet<String> {
+    let entries = fs::read_dir(machine.state().join("probe"));
+    let entries = entries.into_iter().flatten().filter_map(Result::ok);
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Goes through the table on a few machines at once.
@@ -322,7 +340,8 @@ impl Place {
         let died = eventually(|| marks.join(point.name()).exists());
         assert!(died, "{armed} was not reached: {}", point.about());
 
-        let seen = ids(machine);
+        let mut seen = ids(machine);
+        seen.extend(probes(machine));
         if scene == Scene::Rebuild {
             machine.divvy("state rebuild").run().succeeds();
         }
@@ -435,6 +454,14 @@ impl Place {
                 run("run.folder", "", &["sleep", "600"]);
                 let _ = divvy("ps");
             }
+            Scene::Try => {
+                // Other runtimes are tried once, and first; ours always.
+                match runtime {
+                    "built-in" => drop(machine.divvy("doctor").run()),
+                    _ => drop(fs::remove_file(machine.state().join("runtimes.json"))),
+                }
+                let _ = divvy("doctor");
+            }
             Scene::Rebuild => {
                 fs::write(machine.state().join("ledger.redb"), "# my notes\n").unwrap();
                 let _ = divvy("state rebuild");
@@ -458,6 +485,7 @@ impl Place {
                 left.extend(runtime.exists().then(|| runtime.display().to_string()));
                 left.extend(processes(&id).into_iter().map(|(_, line)| line));
             }
+            left.extend(probes(machine));
             left.extend(others(&ids(machine)));
             left.extend(machine.hosts().iter().map(|pid| format!("host {pid}")));
             let here = machine.path().display().to_string();

@@ -828,7 +828,7 @@ const GOLDEN: &str = r#"{
   ],
   "ociVersion": "1.0.2",
   "process": {
-    "args": ["/dev/divvy-init", "--", "/bin/sleep", "60"],
+    "args": ["/dev/divvy-init", "--dir", "/", "--", "/bin/sleep", "60"],
     "capabilities": {
       "ambient": [],
       "bounding": [

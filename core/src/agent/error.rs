@@ -182,6 +182,16 @@ pub enum AgentError {
         /// What there is.
         known: Vec<String>,
     },
+    /// One user holds as many connections as one may.
+    #[error(
+        "you have {0} connections to the agent open, which is as many as one user may; close some, or wait until commands of yours have ended"
+    )]
+    TooManyConnections(usize),
+    /// Something is where the agent should listen.
+    #[error(
+        "the agent cannot listen at {0}: {1} is there, and is left alone; remove it, or name another place: agent.socket in the configuration, or --socket"
+    )]
+    SocketTaken(String, &'static str),
     /// A verb that only an agent can serve.
     #[error("divvy {0} needs a running agent: sudo divvy agent, or systemctl start divvy")]
     NeedsAgent(&'static str),
@@ -292,11 +302,13 @@ impl AgentError {
             Self::Launcher(_) => "invalid_launcher",
             Self::Ledger(error) => error.code(),
             Self::Launch(error) => error.code(),
-            Self::Mount(_) => "invalid_mount",
+            Self::Mount(error) => error.code(),
             Self::Image(error) => error.code(),
             Self::Remote(fault) => &fault.code,
             Self::NoAgent { .. } => "no_agent",
             Self::NoMachine { .. } => "no_machine",
+            Self::TooManyConnections(_) => "too_many_connections",
+            Self::SocketTaken(..) => "socket_taken",
             Self::NeedsAgent(_) => "needs_agent",
             Self::Config(_) => "invalid_config",
             Self::Unreadable(_) => "invalid_request",

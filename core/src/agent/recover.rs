@@ -27,6 +27,7 @@ impl Agent {
     pub async fn recover(&self) -> Result<usize, AgentError> {
         let records = self.ledger.shared_records()?;
         self.sweep(&records).await?;
+        self.sweep_probes().await;
         self.sweep_held(&records)?;
         self.plugins.set_held(&records);
         let mut found = 0;
@@ -133,6 +134,15 @@ impl Agent {
         Ok(())
     }
 
+    /// Clears away what trials of runtimes left that were killed.
+    async fn sweep_probes(&self) {
+        let state = self.settings.state.clone();
+        let swept = aside(move || launch::sweep_probes(&state)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!("a trial of a runtime: {error}; it is tried again");
+        }
+    }
+
     /// Carries a workload on from where it was left. `called`: a runtime's call
     /// for it was under way.
     async fn pick_up(
@@ -231,7 +241,7 @@ enum Found {
 fn look(record: &Record, folder: &Folder, called: bool) -> Found {
     let container = folder.container().ok();
     if called && let Some(By::Oci(oci)) = container.as_ref().map(|c| &c.by) {
-        launch::end_calls(&record.id, oci);
+        launch::end_calls(&record.id, &oci.runtime.root);
     }
     let Some(pid) = record.pid.filter(|_| is_alive(record)) else {
         return Found::Nothing;

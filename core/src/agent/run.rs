@@ -343,6 +343,7 @@ impl Agent {
             stdin: plan.job.stdin,
             stop_signal: plan.job.stop_signal.clone(),
             workdir: plan.job.workdir.clone(),
+            writable: launch::writable(&plan.job.mounts),
             reserved: Reserved::of(inventory),
             by,
         };
@@ -651,7 +652,8 @@ fn on_host_root(
     Ok(note)
 }
 
-/// What the user says over the image's head, and the rules for both.
+/// What the user says over the image's head, and the rules for both; and
+/// whether there is a place for each mount.
 fn finish_job(job: &mut Job, request: &RunRequest) -> Result<(), AgentError> {
     if job.command.is_empty() {
         return Err(AgentError::NoCommand);
@@ -662,7 +664,10 @@ fn finish_job(job: &mut Job, request: &RunRequest) -> Result<(), AgentError> {
     if let Some(workdir) = &request.workdir {
         job.workdir.clone_from(workdir);
     }
-    Ok(launch::check_workdir(&job.workdir)?)
+    launch::check_workdir(&job.workdir)?;
+    let users = job.mounts.len() - request.mounts.len();
+    let mounts = job.mounts.split_at(users);
+    Ok(launch::check_mount_points(mounts, &request.caller)?)
 }
 
 /// What an image says, where the user did not; never a reserved variable.

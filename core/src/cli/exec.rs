@@ -4,7 +4,7 @@ use super::args::{Exec, Global};
 use super::divvy;
 use super::follow::{End, follow};
 use super::output::Failure;
-use super::terminal::{RawTerminal, Terminal};
+use super::terminal::{RawTerminal, Signals, Terminal};
 use crate::agent::AgentError;
 use crate::monitor::ExecRequest;
 
@@ -30,12 +30,13 @@ pub(super) async fn run(global: &Global, args: Exec) -> Result<u8, Failure> {
     };
     let divvy = divvy(global, "exec").await?;
     let (events, input) = divvy.exec(&args.name, request).await?.split();
+    let signals = Signals::new()?;
     let raw = if args.tty {
         Some(RawTerminal::enter()?)
     } else {
         None
     };
-    let end = follow(events, input, true, raw.is_some()).await;
+    let end = follow(events, input, signals, true, raw.is_some()).await;
     drop(raw);
     match end {
         End::Exit(exit) => Ok(exit.code.unwrap_or(super::FAILED)),

@@ -21,15 +21,16 @@ pub(super) enum End {
     Gone,
 }
 
-/// Stays to the end.
+/// Stays to the end. `signals` are ours already: output may be there at once,
+/// and whoever reads it may send one.
 pub(super) async fn follow(
     mut events: Attached,
     mut input: Signalled,
+    mut signals: Signals,
     interactive: bool,
     terminal: bool,
 ) -> End {
     let sender = tokio::spawn(async move {
-        let mut signals = Signals::new()?;
         let mut stdin = if interactive {
             Some(read_stdin())
         } else {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::args::{Global, Launcher, Net, Run};
 use super::follow::{End, follow};
 use super::output::{Failure, amounts, printable};
-use super::terminal::{RawTerminal, Terminal};
+use super::terminal::{RawTerminal, Signals, Terminal};
 use super::{ask, divvy, fit, pull};
 use crate::agent::{AgentError, RootRequest, RunRequest};
 use crate::launch::{Identity, Network, Wanted, check_user_mount, docker};
@@ -58,8 +58,17 @@ pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     } else {
         None
     };
+    // Before it runs: one that comes from now on is for the job.
+    let signals = Signals::new()?;
     workload.start().await?;
-    let end = follow(events, input, args.interactive || args.tty, raw.is_some()).await;
+    let end = follow(
+        events,
+        input,
+        signals,
+        args.interactive || args.tty,
+        raw.is_some(),
+    )
+    .await;
     drop(raw);
     match end {
         End::Exit(exit) => Ok(report(&record, &exit)),

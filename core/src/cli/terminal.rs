@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::agent::AgentError;
+
 /// SIGWINCH on Linux (signal(7)).
 pub(super) const WINCH: i32 = 28;
 /// What is passed on to a workload. SIGTSTP is not: it stops us, and the
@@ -37,10 +39,9 @@ impl Terminal {
 pub(super) struct RawTerminal(Termios);
 
 impl RawTerminal {
-    pub(super) fn enter() -> Result<Self, crate::agent::AgentError> {
-        let failed = |e: rustix::io::Errno| {
-            crate::agent::AgentError::System("the terminal cannot be set", e.into())
-        };
+    pub(super) fn enter() -> Result<Self, AgentError> {
+        let failed =
+            |e: rustix::io::Errno| AgentError::System("the terminal cannot be set", e.into());
         let before = tcgetattr(io::stdin()).map_err(failed)?;
         let mut raw = before.clone();
         raw.make_raw();
@@ -61,13 +62,15 @@ impl Drop for RawTerminal {
 pub(super) struct Signals(Vec<(i32, Signal)>);
 
 impl Signals {
-    pub(super) fn new() -> io::Result<Self> {
+    /// From now on they are, and what comes before they are asked for is kept.
+    pub(super) fn new() -> Result<Self, AgentError> {
         FORWARDED
             .into_iter()
             .chain([WINCH])
             .map(|number| Ok((number, signal(SignalKind::from_raw(number))?)))
             .collect::<io::Result<_>>()
             .map(Self)
+            .map_err(|e| AgentError::System("signals cannot be passed on", e))
     }
 
     /// The next one's number.

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::docker::OnEngine;
-use super::{LaunchError, Oci, Reserved};
+use super::{BindMount, LaunchError, Oci, Reserved};
 use crate::model::{Exit, Record};
 use crate::sys;
 
@@ -45,9 +45,12 @@ pub struct Container {
     pub stdin: bool,
     /// What `stop` sends first.
     pub stop_signal: String,
-    /// Its working directory, which is made if its root has none such.
+    /// Its working directory, which the init makes if there is none such.
     #[serde(default)]
     pub workdir: String,
+    /// What is to be opened for writing once it is made.
+    #[serde(default)]
+    pub writable: Vec<BindMount>,
     /// What nobody may set for a process in it.
     #[serde(default)]
     pub reserved: Reserved,

@@ -6,9 +6,10 @@
 //!
 //! * [`Job`]: what is to run; `spec` renders it with the merged edits into
 //!   the bundle's `config.json` (pure);
-//! * `runtime`: which OCI runtime works here; [`builtin`] is our own;
+//! * `runtime`: which OCI runtime works here, by `probe`; [`builtin`] is our own;
 //! * `rootfs`: what the container's root is made of; [`image`] unpacks images;
 //! * `mounts`: what of the host a container may see, and what never;
+//!   `writable`: how it comes to be written to;
 //! * `remains`: what a killed carrier leaves of a container, and its end;
 //! * `proof`: looks at the made container before anything runs in it;
 //!
@@ -23,6 +24,7 @@ pub mod image;
 mod mounts;
 mod needs;
 mod oci;
+mod probe;
 mod proof;
 mod remains;
 mod rootfs;
@@ -31,20 +33,22 @@ mod seccomp;
 mod signals;
 mod spec;
 mod variables;
+mod writable;
 
 pub(crate) use cgroup::Cgroup;
 pub use container::{By, Container, Folder};
 pub use edits::{MergeError, merge};
 pub use mounts::{BindMount, MountError, check_user_mount};
-pub(crate) use mounts::{check_plugin_mounts, check_socket};
+pub(crate) use mounts::{check_mount_points, check_plugin_mounts, check_socket, may_open};
 pub(crate) use needs::{Lack, Needs};
 pub use oci::Oci;
+pub(crate) use probe::sweep_probes;
 pub(crate) use proof::{prove, prove_confined};
 pub(crate) use remains::{
     Calls, clear, clear_unknown, end_calls, first_process, lives, was_started,
 };
 pub use rootfs::Root;
-pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts, make_workdir};
+pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts};
 pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
 pub(crate) use runtime::{is_known_runtime, last_line};
 pub use signals::{signal_name, signal_number};
@@ -52,6 +56,7 @@ pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
 pub(crate) use spec::{init_args, render, write_init};
 pub use variables::Reserved;
 pub(crate) use variables::{VariableFault, held_back};
+pub(crate) use writable::{open_for_writing, writable};
 
 use std::path::PathBuf;
 

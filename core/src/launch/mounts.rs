@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::LaunchError;
+use super::{Identity, LaunchError};
 use crate::model::Edits;
 
 /// A file or folder of the host in a container. The source is canonical.
@@ -37,6 +37,31 @@ pub enum MountError {
         /// The rule.
         why: String,
     },
+    /// No place for it in another mount.
+    #[error(
+        "-v {source_path}:{target}: there is no {point} to mount it on, and Divvy makes nothing in a folder of the host; make it first: {remedy} {point}"
+    )]
+    NoPoint {
+        /// What was asked for.
+        source_path: String,
+        /// Where.
+        target: String,
+        /// On the host.
+        point: String,
+        /// The command that makes it.
+        remedy: &'static str,
+    },
+}
+
+impl MountError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoPoint { .. } => "mount_point_missing",
+            _ => "invalid_mount",
+        }
+    }
 }
 
 /// Where container engines listen; whoever reaches one is root (S10).
@@ -79,6 +104,75 @@ pub fn check_user_mount(text: &str, state: &Path) -> Result<BindMount, MountErro
         target: target.to_owned(),
         read_only,
     })
+}
+
+/// Is there a place for each of a user's mounts that lies below another mount?
+/// None is made there: it would be made as root, and stay. `given` are mounted
+/// before the user's `own`. For others than root a place that they could not
+/// see themselves counts as none.
+///
+/// Only what it is called is looked at, so that there is a good word for it;
+/// what a link hides fails later, at a mount that is read-only.
+///
+/// # Errors
+/// [`MountError::NoPoint`].
+pub(crate) fn check_mount_points(
+    (given, own): (&[BindMount], &[BindMount]),
+    caller: &Identity,
+) -> Result<(), MountError> {
+    for (at, mount) in own.iter().enumerate() {
+        // Engines order them by depth, runtimes do not.
+        let others = own.iter().enumerate().filter(|(other, _)| *other != at);
+        let others = given.iter().chain(others.map(|(_, m)| m));
+        let below = |outer: &&BindMount| {
+            let target = Path::new(&mount.target);
+            target != Path::new(&outer.target) && target.starts_with(&outer.target)
+        };
+        let outer = others.filter(below).max_by_key(|m| m.target.len());
+        let Some(outer) = outer else { continue };
+        let rest = Path::new(&mount.target).strip_prefix(&outer.target);
+        let point = outer.source.join(rest.unwrap_or(Path::new("")));
+        let seen = caller.uid == 0 || point.parent().is_some_and(|p| may_open(caller, p));
+        if !(seen && point.exists()) {
+            return Err(MountError::NoPoint {
+                source_path: mount.source.display().to_string(),
+                target: mount.target.clone(),
+                point: point.display().to_string(),
+                remedy: if mount.source.is_dir() {
+                    "mkdir -p"
+                } else {
+                    "touch"
+                },
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Could this user open the path, and list it if it is a folder? By the modes.
+pub(crate) fn may_open(who: &Identity, path: &Path) -> bool {
+    let Ok(real) = path.canonicalize() else {
+        return false;
+    };
+    let may = |step: &Path| {
+        let Ok(meta) = std::fs::symlink_metadata(step) else {
+            return false;
+        };
+        let shift = if meta.uid() == who.uid {
+            6
+        } else if meta.gid() == who.gid || who.groups.contains(&meta.gid()) {
+            3
+        } else {
+            0
+        };
+        let needed = match (step == real, meta.is_dir()) {
+            (false, _) => 0o1,
+            (true, true) => 0o5,
+            (true, false) => 0o4,
+        };
+        meta.mode() >> shift & needed == needed
+    };
+    real.ancestors().all(may)
 }
 
 /// Looks at the files that a plugin wants mounted (S5): there, what they say

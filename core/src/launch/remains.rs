@@ -89,11 +89,11 @@ fn has(line: &[u8], word: &[u8]) -> bool {
 
 /// Waits until no call of the runtime is under way for this container; those
 /// that do not end are killed.
-pub(crate) fn end_calls(id: &str, oci: &Oci) {
+pub(crate) fn end_calls(id: &str, runtimes: &Path) {
     let patience = Instant::now() + PATIENCE;
     let death = patience + DEATH;
     loop {
-        let calls = Calls::now(&oci.runtime.root);
+        let calls = Calls::now(runtimes);
         if !calls.concern(id) || Instant::now() > death {
             return;
         }
@@ -177,7 +177,7 @@ pub(crate) async fn clear(container: &Container) -> Result<(), LaunchError> {
 }
 
 fn clear_oci(id: &str, oci: &Oci) -> Result<(), LaunchError> {
-    end_calls(id, oci);
+    end_calls(id, &oci.runtime.root);
     let deleted = oci.delete(id);
     end_cgroups(id)?;
     if let Err(error) = deleted {

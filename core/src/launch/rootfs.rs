@@ -10,8 +10,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
-use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use serde::{Deserialize, Serialize};
 
@@ -79,31 +77,6 @@ pub(crate) fn assemble(root: &Root, folder: &Folder) -> Result<PathBuf, LaunchEr
         .map_err(LaunchError::file("cannot mount an overlay on", &rootfs))?;
     no_links(&rootfs)?;
     Ok(rootfs)
-}
-
-/// Makes the working directory where the root has none, as Docker and runc do,
-/// so that every runtime does. Nothing outside the root is followed or made
-/// (S4, S7): links are resolved within it.
-pub(crate) fn make_workdir(rootfs: &Path, workdir: &str) -> Result<(), LaunchError> {
-    let failed = |e: Errno| LaunchError::file("cannot make", Path::new(workdir))(e.into());
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut at = openat(CWD, rootfs, flags, Mode::empty()).map_err(failed)?;
-    let top = at
-        .try_clone()
-        .map_err(LaunchError::file("cannot open", rootfs))?;
-    let mut path = PathBuf::new();
-    for part in Path::new(workdir.trim_start_matches('/')).components() {
-        path.push(part);
-        let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        at = match openat2(&top, &path, flags, Mode::empty(), within) {
-            Err(Errno::NOENT) => {
-                mkdirat(&at, part.as_os_str(), Mode::from_raw_mode(0o755)).map_err(failed)?;
-                openat2(&top, &path, flags, Mode::empty(), within).map_err(failed)?
-            }
-            other => other.map_err(failed)?,
-        };
-    }
-    Ok(())
 }
 
 /// A root whose `/dev` is a link makes runtimes write where it points: on the

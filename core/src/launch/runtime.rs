@@ -15,7 +15,8 @@ use std::process::Command;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LaunchError, spec};
+use super::LaunchError;
+use super::probe::try_out;
 
 /// Runtimes that are looked for on `PATH`, best first.
 const KNOWN: [&str; 3] = ["runc", "crun", "youki"];
@@ -140,7 +141,7 @@ pub fn pick(wanted: &Wanted, exe: &Path, state: &Path) -> Result<Runtime, Launch
         Wanted::Auto => {
             for name in KNOWN {
                 let Some(path) = on_path(name) else { continue };
-                let (runtime, fault) = probed(&path, exe, state);
+                let (runtime, fault) = probed(&path, state);
                 match fault {
                     None => return Ok(runtime),
                     Some(why) => tracing::info!("{name} is not used: {why}"),
@@ -161,7 +162,7 @@ pub fn pick(wanted: &Wanted, exe: &Path, state: &Path) -> Result<Runtime, Launch
             let path = path.ok_or_else(|| {
                 unusable("there is no such program; --runtime built-in needs none".into())
             })?;
-            match probed(&path, exe, state) {
+            match probed(&path, state) {
                 (runtime, None) => Ok(runtime),
                 (_, Some(why)) => Err(unusable(why)),
             }
@@ -176,7 +177,7 @@ pub fn candidates(exe: &Path, state: &Path) -> Vec<Candidate> {
         .iter()
         .filter_map(|name| on_path(name))
         .map(|path| {
-            let (runtime, fault) = probed(&path, exe, state);
+            let (runtime, fault) = probed(&path, state);
             Candidate {
                 name: runtime.name,
                 fault,
@@ -185,7 +186,7 @@ pub fn candidates(exe: &Path, state: &Path) -> Vec<Candidate> {
         .collect();
     let own = Runtime::built_in(exe, state);
     all.push(Candidate {
-        fault: try_out(&own, state, exe).err(),
+        fault: try_out(&own, state).err(),
         name: own.name,
     });
     all
@@ -204,7 +205,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 /// A runtime and its fault, from this boot's notes or tried out now.
-fn probed(path: &Path, exe: &Path, state: &Path) -> (Runtime, Option<String>) {
+fn probed(path: &Path, state: &Path) -> (Runtime, Option<String>) {
     let runtime = |name: String| Runtime {
         name,
         program: path.to_owned(),
@@ -223,7 +224,7 @@ fn probed(path: &Path, exe: &Path, state: &Path) -> (Runtime, Option<String>) {
         return (runtime(probe.name.clone()), probe.fault.clone());
     }
     let candidate = runtime(version(path));
-    let fault = try_out(&candidate, state, exe).err();
+    let fault = try_out(&candidate, state).err();
     if let Some(stamp) = stamp {
         let probe = Probe {
             stamp,
@@ -271,44 +272,6 @@ fn version(path: &Path) -> String {
         Some(version) => format!("{name} {version}"),
         None => name,
     }
-}
-
-/// Makes and deletes a container: namespaces, mounts, cgroups and seccomp all
-/// have to work for it.
-fn try_out(runtime: &Runtime, state: &Path, exe: &Path) -> Result<(), String> {
-    let id = format!("divvy-probe-{}", std::process::id());
-    let bundle = state.join("probe").join(&id);
-    let result = spec::probe_bundle(&bundle, &id, exe)
-        .map_err(|e| format!("no probe could be made: {e}"))
-        .and_then(|()| {
-            let create = ["create", "--bundle"]
-                .map(OsString::from)
-                .into_iter()
-                .chain([
-                    bundle.clone().into_os_string(),
-                    "--pid-file".into(),
-                    bundle.join("pid").into_os_string(),
-                    id.clone().into(),
-                ]);
-            let log = bundle.join("log");
-            let status = runtime
-                .logging_command(&log, create)
-                .stdin(std::process::Stdio::null())
-                .stdout(std::process::Stdio::null())
-                .stderr(std::process::Stdio::null())
-                .status()
-                .map_err(|e| format!("it cannot be run: {e}"))?;
-            let said = std::fs::read_to_string(log).unwrap_or_default();
-            if status.success() {
-                Ok(())
-            } else {
-                Err(last_line(&said))
-            }
-        });
-    let delete = ["delete", "--force", &id].map(OsString::from);
-    let _ = runtime.command(delete).output();
-    let _ = std::fs::remove_dir_all(&bundle);
-    result
 }
 
 /// The last line that a runtime printed, without its log dressing (logrus

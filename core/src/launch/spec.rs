@@ -9,8 +9,7 @@
 //! `oci-spec`'s types, which refuse a field they do not know the shape of.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Capability, Spec};
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::mounts::BindMount;
-use super::{LaunchError, seccomp};
+use super::{Folder, LaunchError, seccomp};
 use crate::model::{Edits, NodeKind};
 
 /// The static init, PID 1 of every container; built by `build.rs`.
@@ -180,9 +179,11 @@ pub(crate) fn render(
         "process": {
             "terminal": job.tty,
             "user": { "uid": job.user.uid, "gid": job.user.gid, "additionalGids": gids },
-            "args": init_args(&job.command),
+            "args": init_args(&job.command, &job.workdir, None),
             "env": env(job, edits),
-            "cwd": job.workdir,
+            // Entered by the init, as the job's own user: a runtime would enter
+            // it, and make it, as root.
+            "cwd": "/",
             "noNewPrivileges": true,
             "capabilities": {
                 "bounding": held, "effective": held, "permitted": held,
@@ -208,10 +209,20 @@ pub(crate) fn render(
     })
 }
 
-/// A command under the init, which says 126 or 127 where it cannot be run.
-pub(crate) fn init_args(command: &[String]) -> Vec<String> {
-    let init = [INIT_PATH, "--"].map(str::to_owned);
-    init.into_iter().chain(command.iter().cloned()).collect()
+/// A command under the init, which enters its working directory and says 126 or
+/// 127 where it cannot be run; behind a gate, once that opens.
+pub(crate) fn init_args(command: &[String], workdir: &str, gate: Option<&str>) -> Vec<String> {
+    let mut args = vec![INIT_PATH];
+    if let Some(gate) = gate {
+        args.extend(["--gate", gate]);
+    }
+    // Of a container that an older Divvy described, it is not known.
+    if !workdir.is_empty() {
+        args.extend(["--dir", workdir]);
+    }
+    args.push("--");
+    args.extend(command.iter().map(String::as_str));
+    args.into_iter().map(str::to_owned).collect()
 }
 
 /// The container's cgroup, under each controller.
@@ -280,11 +291,10 @@ fn namespaces(network: Network) -> Value {
 
 fn mounts(job: &Job, edits: &Edits, init: &Path) -> Vec<Value> {
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
-    let bind = |source: &Path, destination: &str, read_only: bool| {
-        let mode = if read_only { "ro" } else { "rw" };
+    let bind = |source: &Path, destination: &str| {
         json!({
             "destination": destination, "type": "bind", "source": source,
-            "options": ["bind", mode, "nosuid", "nodev", "rprivate"],
+            "options": ["bind", "ro", "nosuid", "nodev", "rprivate"],
         })
     };
     let shm = format!("size={}", job.shm_bytes);
@@ -314,17 +324,19 @@ fn mounts(job: &Job, edits: &Edits, init: &Path) -> Vec<Value> {
             &["nosuid", "noexec", "nodev", "mode=1777", &shm],
         ),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        bind(init, INIT_PATH, true),
+        bind(init, INIT_PATH),
     ];
     // Ours first, so that a hidden folder can hold what is bound into it.
     for hidden in &job.hidden {
         all.push(mount(hidden, "tmpfs", &["nosuid", "nodev", "mode=755"]));
     }
     for m in &edits.mounts {
-        all.push(bind(Path::new(&m.source), &m.target, true));
+        all.push(bind(Path::new(&m.source), &m.target));
     }
+    // Opened for writing when all are there, or a runtime would make the place
+    // for one in another's folder on the host (`writable.rs`).
     for m in &job.mounts {
-        all.push(bind(&m.source, &m.target, m.read_only));
+        all.push(bind(&m.source, &m.target));
     }
     all
 }
@@ -394,7 +406,8 @@ fn swap_is_counted() -> bool {
 /// Writes the init where a container can be given it; once.
 pub(crate) fn write_init(state: &Path) -> Result<PathBuf, LaunchError> {
     let path = state.join("init");
-    if std::fs::metadata(&path).is_ok_and(|m| m.len() == INIT.len() as u64) {
+    // Not by its length alone: another version's may be as long.
+    if std::fs::read(&path).is_ok_and(|there| there == INIT) {
         return Ok(path);
     }
     let tmp = state.join(format!(".init.{}", std::process::id()));
@@ -406,14 +419,11 @@ pub(crate) fn write_init(state: &Path) -> Result<PathBuf, LaunchError> {
 }
 
 /// A bundle with an empty root, for trying out a runtime.
-pub(super) fn probe_bundle(bundle: &Path, id: &str, _exe: &Path) -> io::Result<()> {
-    let rootfs = bundle.join("rootfs");
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&rootfs)?;
-    let state = bundle.parent().and_then(Path::parent).unwrap_or(bundle);
-    let init = write_init(state).map_err(io::Error::other)?;
+pub(super) fn probe_bundle(folder: &Folder, state: &Path, id: &str) -> Result<(), LaunchError> {
+    // Within the bundle, which is removed as a whole: nothing is mounted on it.
+    let rootfs = folder.bundle().join("rootfs");
+    std::fs::create_dir_all(&rootfs).map_err(LaunchError::file("cannot make", &rootfs))?;
+    let init = write_init(state)?;
     let job = Job {
         id: id.to_owned(),
         name: "probe".into(),
@@ -431,6 +441,5 @@ pub(super) fn probe_bundle(bundle: &Path, id: &str, _exe: &Path) -> io::Result<(
         shm_bytes: SHM_BYTES,
         stop_signal: "SIGTERM".into(),
     };
-    let spec = render(&job, &Edits::default(), &rootfs, &init).map_err(io::Error::other)?;
-    std::fs::write(bundle.join("config.json"), serde_json::to_vec(&spec)?)
+    folder.save_bundle(&render(&job, &Edits::default(), &rootfs, &init)?)
 }

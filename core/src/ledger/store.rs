@@ -18,6 +18,7 @@ use super::codec;
 use super::group::Group;
 use crate::failpoint::{Point, hit};
 use crate::model::Record;
+use crate::sys;
 
 const RECORDS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("records");
 /// The lock file. Not empty once there is a ledger, so that one which was
@@ -33,7 +34,7 @@ const CACHE: usize = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The state folder or its lock.
-    #[error("the state folder {0} cannot be used: {1}; name another with --state")]
+    #[error("the state folder {0} cannot be used: {1}; {remedy}", remedy = sys::remedy(.1, "name another with --state"))]
     Folder(PathBuf, io::Error),
     /// Someone else held it too long.
     #[error(
@@ -63,7 +64,10 @@ pub enum LedgerError {
 impl LedgerError {
     /// The same, for another caller.
     pub(super) fn copy(&self) -> Self {
-        let io = |e: &io::Error| io::Error::new(e.kind(), e.to_string());
+        let io = |e: &io::Error| match e.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::new(e.kind(), e.to_string()),
+        };
         match self {
             Self::Folder(path, e) => Self::Folder(path.clone(), io(e)),
             Self::Locked(path) => Self::Locked(path.clone()),
@@ -80,6 +84,7 @@ impl LedgerError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
+            Self::Folder(_, error) if sys::no_more_files(error) => "system",
             Self::Folder(..) => "state_folder",
             Self::Locked(_) => "ledger_locked",
             Self::Io(..) => "ledger_io",

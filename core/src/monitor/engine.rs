@@ -29,7 +29,7 @@ use super::serve::Workload;
 use super::streams::Writer;
 use crate::agent::AgentError;
 use crate::launch::docker::{self, Handle, Kind, OnEngine, Output, Standing};
-use crate::launch::{By, Cgroup, Container, Folder, init_args};
+use crate::launch::{By, Cgroup, Container, Folder};
 use crate::model::Exit;
 use crate::sys;
 
@@ -362,9 +362,8 @@ pub(super) async fn exec(
     let tty = request.tty;
     let env = request.env.iter();
     let command = docker::Command {
-        args: init_args(&request.command),
+        args: super::exec::args(workload, &request),
         env: env.map(|(name, value)| format!("{name}={value}")).collect(),
-        workdir: request.workdir,
         tty: request.tty,
     };
     let (id, output, input) = handle.exec(command).await?;

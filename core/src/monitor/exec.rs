@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -126,12 +126,23 @@ pub(super) async fn tell(writer: &mut Writer, told: Option<Input>) -> Told {
     Told::Done
 }
 
+/// The command under the init, in the folder that was asked for, else in the
+/// workload's own.
+pub(super) fn args(workload: &Workload, request: &ExecRequest) -> Vec<String> {
+    let own = &workload.container.workdir;
+    init_args(
+        &request.command,
+        request.workdir.as_ref().unwrap_or(own),
+        None,
+    )
+}
+
 // === by an OCI runtime ===
 
 fn by_runtime(workload: &Workload, oci: &Oci, request: ExecRequest) -> Result<Running, AgentError> {
     let system = |e| AgentError::System("the command cannot be started", e);
     let tty = request.tty;
-    let file = ProcessFile::write(&workload.folder.path, request).map_err(system)?;
+    let file = ProcessFile::write(workload, request).map_err(system)?;
     let mut command = Command::from(oci.exec_command(&workload.container.id, &file.0, tty));
     let (running, ends) = channels();
     let (child, streams) = if tty {
@@ -150,17 +161,15 @@ struct ProcessFile(PathBuf);
 
 impl ProcessFile {
     /// The workload's own process, with another command.
-    fn write(folder: &Path, request: ExecRequest) -> io::Result<Self> {
+    fn write(workload: &Workload, request: ExecRequest) -> io::Result<Self> {
+        let folder = &workload.folder.path;
         let config = std::fs::read(folder.join("bundle/config.json"))?;
         let mut process = serde_json::from_slice::<Value>(&config)?
             .get_mut("process")
             .map(Value::take)
             .unwrap_or_default();
-        process["args"] = init_args(&request.command).into();
+        process["args"] = args(workload, &request).into();
         process["terminal"] = request.tty.into();
-        if let Some(dir) = request.workdir {
-            process["cwd"] = dir.into();
-        }
         if let Some(all) = process["env"].as_array_mut() {
             for (name, value) in request.env {
                 let mine = format!("{name}=");

@@ -130,6 +130,10 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
                 Err(why) => Err(why),
             },
         };
+        let made = made.and_then(|made| {
+            let opened = launch::open_for_writing(made.pid, &container.writable);
+            opened.map(|()| made).map_err(|e| e.to_string())
+        });
         match made {
             Ok(made) => made,
             Err(error) => {
@@ -300,8 +304,7 @@ fn never_ran(code: Option<u8>, reason: &str) -> Exit {
 
 /// Makes the container; its process waits.
 async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made, String> {
-    let root = launch::assemble(&oci.root, folder).map_err(|e| e.to_string())?;
-    launch::make_workdir(&root, &container.workdir).map_err(|e| e.to_string())?;
+    launch::assemble(&oci.root, folder).map_err(|e| e.to_string())?;
     hit(Point::MonitorAssembled);
     let said = |e: io::Error| e.to_string();
     let ends = Ends::new(folder, container.tty, container.stdin).map_err(said)?;

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::sys;
+
 /// File names of plugins: `libdivvy_plugin_NAME.so`.
 const PREFIX: &str = "libdivvy_plugin_";
 const SUFFIX: &str = ".so";
@@ -21,7 +23,7 @@ const SUFFIX: &str = ".so";
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
     /// The folder cannot be read.
-    #[error("the plugin folder {0} cannot be read: {1}; name another with --plugin-dir")]
+    #[error("the plugin folder {0} cannot be read: {1}; {remedy}", remedy = sys::remedy(.1, "name another with --plugin-dir"))]
     Folder(PathBuf, std::io::Error),
     /// No folder was named, and none of the usual ones exists.
     #[error("there is no plugin folder; looked for {0}; name one with --plugin-dir")]

@@ -6,7 +6,7 @@
 //! the plugin folder. It holds no state that matters: killed at any moment, it
 //! loses nothing, and no container notices.
 //!
-//! * [`peer`](self): who asks, and what they may;
+//! * `accept`: connections; [`peer`](self): who asks, and what they may;
 //! * `routes`: the operations; `streams`: the answers that go on;
 //! * `feed`: what happened; `metrics`: what is counted;
 //!
@@ -15,6 +15,7 @@
 //! Those threads never end: a plugin host dies with the thread that started
 //! it (`PR_SET_PDEATHSIG`, prctl(2)).
 
+mod accept;
 mod answer;
 mod feed;
 mod metrics;
@@ -23,8 +24,8 @@ mod routes;
 mod streams;
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -46,7 +47,7 @@ use crate::model::Record;
 use crate::sys::now_ms;
 use feed::Feed;
 use metrics::Counters;
-use peer::{Peer, Rules};
+use peer::Rules;
 
 /// How often is looked whether somebody wrote to the ledger or a plugin said
 /// something: what lasts less may be missed among the events.
@@ -132,8 +133,8 @@ async fn serve(
         waiting: Mutex::default(),
         settings,
     });
-    let listener = listen(socket, gid)?;
-    let app = routes::router(Arc::clone(&server)).into_make_service_with_connect_info::<Peer>();
+    let (listener, own) = listen(socket, gid)?;
+    let app = routes::router(Arc::clone(&server));
     let metrics = match config.agent.metrics {
         Some(address) => {
             let listener = TcpListener::bind(address).await;
@@ -159,15 +160,16 @@ async fn serve(
         );
     });
     tokio::select! {
-        result = axum::serve(listener, app) => {
-            result.map_err(|e| AgentError::System("the socket", e))?;
-        }
+        () = accept::serve(listener, app) => {}
         () = async { match metrics { Some(m) => m.await, None => std::future::pending().await } } => {}
         () = loops => {}
         _ = told => tracing::info!("told to end; workloads go on"),
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    let _ = std::fs::remove_file(socket);
+    // Not what somebody put in its place.
+    if std::fs::symlink_metadata(socket).is_ok_and(|now| same(&now, &own)) {
+        let _ = std::fs::remove_file(socket);
+    }
     Ok(())
 }
 
@@ -206,8 +208,13 @@ fn only_one(state: &Path) -> Result<File, AgentError> {
     Ok(lock)
 }
 
-/// Listens, for root and the members of a group.
-fn listen(socket: &Path, gid: Option<u32>) -> Result<UnixListener, AgentError> {
+/// Are these the same file?
+fn same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Listens, for root and the members of a group; the socket's file too.
+fn listen(socket: &Path, gid: Option<u32>) -> Result<(UnixListener, Metadata), AgentError> {
     let failed = |e| AgentError::System("the agent's socket cannot be made", e);
     let folder = socket.parent().unwrap_or(Path::new("/"));
     if !folder.is_dir() {
@@ -220,16 +227,31 @@ fn listen(socket: &Path, gid: Option<u32>) -> Result<UnixListener, AgentError> {
         std::fs::set_permissions(folder, Permissions::from_mode(0o750)).map_err(failed)?;
         std::os::unix::fs::chown(folder, None, gid).map_err(failed)?;
     }
-    // What an agent that was killed left: the lock says that none runs.
-    match std::fs::remove_file(socket) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
+    make_way(socket)?;
     let listener = UnixListener::bind(socket).map_err(failed)?;
     let mode = if gid.is_some() { 0o660 } else { 0o600 };
     std::fs::set_permissions(socket, Permissions::from_mode(mode)).map_err(failed)?;
     std::os::unix::fs::chown(socket, None, gid).map_err(failed)?;
-    Ok(listener)
+    let own = std::fs::symlink_metadata(socket).map_err(failed)?;
+    Ok((listener, own))
+}
+
+/// Removes the socket that an agent which was killed left, and nothing else.
+fn make_way(socket: &Path) -> Result<(), AgentError> {
+    let taken = |by| Err(AgentError::SocketTaken(socket.display().to_string(), by));
+    let Ok(there) = std::fs::symlink_metadata(socket) else {
+        return Ok(());
+    };
+    if !there.file_type().is_socket() {
+        return taken("something that is no socket");
+    }
+    // Others may use it: of this state folder no agent runs.
+    match std::os::unix::net::UnixStream::connect(socket) {
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => std::fs::remove_file(socket)
+            .map_err(|e| AgentError::System("the agent's socket cannot be made", e)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        _ => taken("a process that listens there"),
+    }
 }
 
 impl Server {

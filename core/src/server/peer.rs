@@ -1,9 +1,7 @@
 //! Who asks: known from the socket, never from what they say.
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
-use std::path::{Path, PathBuf};
-use tokio::net::UnixListener;
+use std::path::Path;
+use tokio::net::UnixStream;
 
 use crate::agent::{AgentError, RootRequest, RunRequest};
 use crate::launch::image::lookup_user;
@@ -14,9 +12,10 @@ use crate::model::Record;
 #[derive(Clone, Debug)]
 pub(super) struct Peer(Option<Identity>);
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let Ok(credentials) = stream.io().peer_cred() else {
+impl Peer {
+    /// Whoever is at the other end.
+    pub(super) fn of(stream: &UnixStream) -> Self {
+        let Ok(credentials) = stream.peer_cred() else {
             return Self(None);
         };
         // Root may everything, in whatever groups it is.
@@ -58,6 +57,11 @@ impl Peer {
     /// Is it this user?
     pub(super) fn owns(&self, uid: u32) -> bool {
         self.0.as_ref().is_some_and(|who| who.uid == uid)
+    }
+
+    /// Its user, if the kernel said.
+    pub(super) fn uid(&self) -> Option<u32> {
+        self.0.as_ref().map(|who| who.uid)
     }
 
     /// Whose it is: root may ask for others.
@@ -121,32 +125,11 @@ impl Peer {
 /// Could this user open the path itself? What root opens for somebody must not
 /// be more than that.
 fn reach(who: &Identity, path: &Path) -> Result<(), AgentError> {
-    use std::os::unix::fs::MetadataExt;
-    let denied =
-        |path: &Path| AgentError::Denied(format!("{}: you may not read it", path.display()));
-    let real = path.canonicalize().map_err(|_| denied(path))?;
-    let mut ancestors: Vec<PathBuf> = real.ancestors().map(Path::to_owned).collect();
-    ancestors.reverse();
-    for (depth, step) in ancestors.iter().enumerate() {
-        let meta = std::fs::symlink_metadata(step).map_err(|_| denied(path))?;
-        let shift = if meta.uid() == who.uid {
-            6
-        } else if meta.gid() == who.gid || who.groups.contains(&meta.gid()) {
-            3
-        } else {
-            0
-        };
-        let last = depth + 1 == ancestors.len();
-        let needed = match (last, meta.is_dir()) {
-            (false, _) => 0o1,
-            (true, true) => 0o5,
-            (true, false) => 0o4,
-        };
-        if meta.mode() >> shift & needed != needed {
-            return Err(denied(path));
-        }
+    if launch::may_open(who, path) {
+        return Ok(());
     }
-    Ok(())
+    let why = format!("{}: you may not read it", path.display());
+    Err(AgentError::Denied(why))
 }
 
 #[cfg(test)]

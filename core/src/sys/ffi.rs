@@ -2,7 +2,7 @@
 //! system call that rustix marks unsafe.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::fs::{FileType, fstat};
@@ -94,6 +94,22 @@ pub(crate) fn private_mounts() -> io::Result<()> {
             | rustix::mount::MountPropagationFlags::REC,
     )?;
     Ok(())
+}
+
+/// Moves this thread, and no other of the process, into a container's mount
+/// namespace. It must not be used for anything else afterwards.
+///
+/// # Errors
+/// Not root, or the namespace is none.
+pub(crate) fn enter_mounts(namespace: &impl AsFd) -> io::Result<()> {
+    // SAFETY: FS concerns no file descriptor and no memory: from now on this
+    // thread's root and current folder are its own, as setns(2) wants.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?;
+    let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
+    Ok(rustix::thread::move_into_link_name_space(
+        namespace.as_fd(),
+        kind,
+    )?)
 }
 
 /// A descriptor to be waited for. Inside a tokio runtime only.

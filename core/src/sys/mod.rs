@@ -4,7 +4,7 @@
 mod ffi;
 
 pub(crate) use ffi::{
-    async_fd, close_all_except, inherit_nothing, private_mounts, take_fd, take_socket,
+    async_fd, close_all_except, enter_mounts, inherit_nothing, private_mounts, take_fd, take_socket,
 };
 
 use std::io;
@@ -20,6 +20,23 @@ pub(crate) fn die_with_parent(parent: i32) -> io::Result<()> {
         return Err(io::Error::other("the parent process is gone"));
     }
     Ok(())
+}
+
+/// Are all descriptors in use, this process's or the machine's?
+pub(crate) fn no_more_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let all_used = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|n| all_used.contains(&n))
+}
+
+/// What to do about a file that cannot be used: `usual`, unless it is no fault of
+/// the file.
+pub(crate) fn remedy<'a>(error: &io::Error, usual: &'a str) -> &'a str {
+    if no_more_files(error) {
+        "nothing is wrong with it: too many files are open at once; try again, or raise the limit (LimitNOFILE of divvy.service, ulimit -n)"
+    } else {
+        usual
+    }
 }
 
 /// The kernel's boot id: no process outlives it.

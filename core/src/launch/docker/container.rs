@@ -67,7 +67,6 @@ pub(crate) struct Handle {
 pub(crate) struct Command {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<String>,
-    pub(crate) workdir: Option<String>,
     pub(crate) tty: bool,
 }
 
@@ -293,7 +292,8 @@ impl Handle {
             env: Some(command.env),
             cmd: Some(command.args),
             privileged: Some(false),
-            working_dir: command.workdir,
+            // The init enters the command's own folder.
+            working_dir: Some("/".into()),
             ..CreateExecOptions::default()
         };
         let step = "run a command in the container";

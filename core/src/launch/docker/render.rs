@@ -17,7 +17,7 @@ use bollard::models::{
 
 use super::engine::Facts;
 use super::image::Image;
-use crate::launch::spec::{INIT_PATH, PIDS, layered};
+use crate::launch::spec::{INIT_PATH, PIDS, init_args, layered};
 use crate::launch::{Job, LaunchError, Network, Reserved};
 use crate::model::Edits;
 
@@ -56,18 +56,16 @@ pub(super) fn render(parts: Parts<'_>) -> Result<ContainerCreateBody, LaunchErro
         // Its input ends with the monitor's word, and with the monitor.
         stdin_once: Some(job.stdin),
         env: Some(env(&parts)),
-        entrypoint: Some(
-            [INIT_PATH, "--gate", GATE_PATH, "--"]
-                .map(str::to_owned)
-                .into(),
-        ),
+        entrypoint: Some(init_args(&[], &job.workdir, Some(GATE_PATH))),
         cmd: Some(job.command.clone()),
         healthcheck: Some(HealthConfig {
             test: Some(vec!["NONE".into()]),
             ..HealthConfig::default()
         }),
         image: Some(parts.image.id.clone()),
-        working_dir: Some(job.workdir.clone()),
+        // Entered by the init, as the job's own user: an engine would make it as
+        // root.
+        working_dir: Some("/".into()),
         labels: Some(parts.labels.clone()),
         stop_signal: Some(job.stop_signal.clone()),
         host_config: Some(host(&parts, edits)?),
@@ -156,11 +154,13 @@ fn devices(edits: &Edits, nodes: &[PathBuf]) -> Vec<DeviceMapping> {
 }
 
 fn mounts(parts: &Parts<'_>, edits: &Edits) -> Vec<Mount> {
-    let bind = |source: &Path, target: &str, read_only: bool| Mount {
+    // All are made read-only: what may be written is opened for it when all are
+    // there (`writable.rs`).
+    let bind = |source: &Path, target: &str| Mount {
         typ: Some(MountType::BIND),
         source: Some(source.display().to_string()),
         target: Some(target.to_owned()),
-        read_only: Some(read_only),
+        read_only: Some(true),
         bind_options: Some(MountBindOptions {
             propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
             // What is mounted below would be writable, whatever is asked.
@@ -169,14 +169,11 @@ fn mounts(parts: &Parts<'_>, edits: &Edits) -> Vec<Mount> {
         }),
         ..Mount::default()
     };
-    let mut all = vec![
-        bind(parts.init, INIT_PATH, true),
-        bind(parts.gate, GATE_PATH, true),
-    ];
+    let mut all = vec![bind(parts.init, INIT_PATH), bind(parts.gate, GATE_PATH)];
     let plugins = edits.mounts.iter();
-    all.extend(plugins.map(|m| bind(Path::new(&m.source), &m.target, true)));
+    all.extend(plugins.map(|m| bind(Path::new(&m.source), &m.target)));
     let users = parts.job.mounts.iter();
-    all.extend(users.map(|m| bind(&m.source, &m.target, m.read_only)));
+    all.extend(users.map(|m| bind(&m.source, &m.target)));
     all
 }
 

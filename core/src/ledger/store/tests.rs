@@ -276,3 +276,21 @@ fn a_ledger_that_is_gone_without_a_trace_is_not_taken_for_a_new_one() {
     renew(&ledger, "a");
     assert_eq!(ledger.records().unwrap(), [record("a")]);
 }
+
+#[test]
+fn a_lack_of_descriptors_is_no_fault_of_the_folder() {
+    for (number, remedy, code) in [
+        (
+            rustix::io::Errno::MFILE,
+            "too many files are open",
+            "system",
+        ),
+        (rustix::io::Errno::ACCESS, "--state", "state_folder"),
+    ] {
+        let error = LedgerError::Folder("/x".into(), number.into());
+        // As it is told to each of those who shared a commit.
+        let error = error.copy();
+        assert!(error.to_string().contains(remedy), "{error}");
+        assert_eq!(error.code(), code);
+    }
+}
