@@ -33,6 +33,7 @@ mod graph;
 mod image;
 mod memory;
 mod module;
+mod per_thread;
 mod pointer;
 mod pool;
 mod space;
