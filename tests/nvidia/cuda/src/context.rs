@@ -22,6 +22,7 @@ use crate::{
     event, space,
     state::{Context, State, of, of_mut},
     stream::{self, PRIORITIES, Stream},
+    time::End,
 };
 
 /// Where a thread is.
@@ -80,6 +81,7 @@ fn make(driver: &Driver, state: &mut State, number: usize, new: &New) -> Done {
         peers: BTreeSet::new(),
         legacy,
         per_thread,
+        left: End::default(),
     };
     state.contexts.insert(number, context);
     Ok(())

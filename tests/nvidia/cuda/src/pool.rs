@@ -13,7 +13,7 @@ use cudarc::driver::sys::{
 use crate::{
     abi::Of,
     call::{handle, id, out},
-    code::{Done, INVALID_HANDLE, INVALID_VALUE, UNKNOWN},
+    code::{Done, INVALID_VALUE, UNKNOWN},
     context::here,
     driver::{self, Driver},
     graph::{self, Work},
@@ -329,7 +329,7 @@ driver! {
         }
         let found = state.allocations.get(&address).ok_or(INVALID_VALUE)?;
         if found.kind.host() || found.kind == Kind::Variable {
-            return Err(INVALID_HANDLE);
+            return Err(INVALID_VALUE);
         }
         here.driver.free(&mut state, address)?;
     }

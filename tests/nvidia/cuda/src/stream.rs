@@ -103,9 +103,22 @@ pub(crate) fn work(state: &mut State, number: usize, nanoseconds: Time) -> Done<
     Ok(end)
 }
 
+/// When all has ended that a stream waits for: the legacy stream for the others too.
+fn done(state: &State, number: usize) -> Done<End> {
+    let stream = of(&state.streams, number)?;
+    match of(&state.contexts, stream.context)?.legacy == number {
+        true => begin(state, number),
+        false => Ok(stream.end.clone()),
+    }
+}
+
 /// When all ends that a context was asked for.
 pub(crate) fn all(state: &State, context: usize) -> End {
-    let mut end = End::default();
+    let left = state
+        .contexts
+        .get(&context)
+        .map(|context| context.left.clone());
+    let mut end = left.unwrap_or_default();
     for stream in state
         .streams
         .values()
@@ -129,8 +142,9 @@ pub(crate) fn call(
     function: impl FnOnce() + Send + 'static,
 ) -> Done {
     let before = begin(state, number)?;
-    let started = HostFunction::start(before, function);
-    of_mut(&mut state.streams, number)?.end.host.push(started);
+    // It waits for all before it, so whoever waits for it need not.
+    let (at, host) = (before.at, vec![HostFunction::start(before, function)]);
+    of_mut(&mut state.streams, number)?.end = End { at, host };
     Ok(())
 }
 
@@ -182,7 +196,11 @@ driver! {
             return Err(INVALID_HANDLE);
         }
         // What it was asked for is done all the same, at its time.
-        taken(&mut driver::get()?.state().streams, id(hStream))?;
+        let mut state = driver::get()?.state();
+        let stream = taken(&mut state.streams, id(hStream))?;
+        if let Some(context) = state.contexts.get_mut(&stream.context) {
+            context.left.join(&stream.end);
+        }
     }
 
     fn cuStreamSynchronize(hStream: CUstream) {
@@ -192,15 +210,14 @@ driver! {
             if of(&state.streams, number)?.capture.is_some() {
                 return Err(crate::code::CAPTURE_INVALIDATED);
             }
-            begin(&state, number)?
+            done(&state, number)?
         };
         synchronize(here.driver, &end);
     }
 
     fn cuStreamQuery(hStream: CUstream) {
         let (here, number) = known(hStream)?;
-        let stream_end = of(&here.driver.state().streams, number)?.end.clone();
-        if !stream_end.passed() {
+        if !done(&here.driver.state(), number)?.passed() {
             return Err(NOT_READY);
         }
     }
