@@ -131,7 +131,7 @@ exports! {
         };
         let near = device.call.machine.visible().into_iter().filter(near);
         let near: Vec<nvmlDevice_t> = near.map(|name| Handle::Gpu(name).pointer()).collect();
-        list(count, devices, &near)
+        near_list(count, devices, &near)
     }
     about nvmlDeviceGetP2PStatus(
         device: nvmlDevice_t, other: nvmlDevice_t, what: nvmlGpuP2PCapsIndex_t,
@@ -216,55 +216,55 @@ exports! {
         }
     }
     about nvmlDeviceGetGpuFabricInfo(device: nvmlDevice_t, info: *mut nvmlGpuFabricInfo_t) {
-        let fabric = fabric(&device)?;
-        info.put(nvmlGpuFabricInfo_t {
-            clusterUuid: fabric.clusterUuid,
-            status: fabric.status,
-            cliqueId: fabric.cliqueId,
-            state: fabric.state,
-        })
+        let [_, place @ .., _, _] = fabric(&device)?;
+        info.cast::<[u32; 7]>().put(place)
     }
     about nvmlDeviceGetGpuFabricInfoV(device: nvmlDevice_t, info: *mut nvmlGpuFabricInfoV_t) {
         let asked = info.cast::<c_uint>().get()?;
         let mut fabric = fabric(&device)?;
-        fabric.version = asked;
+        fabric[0] = asked;
         if asked == version::<nvmlGpuFabricInfo_v2_t>(2) {
-            return info.cast().put(nvmlGpuFabricInfo_v2_t {
-                version: asked,
-                clusterUuid: fabric.clusterUuid,
-                status: fabric.status,
-                cliqueId: fabric.cliqueId,
-                state: fabric.state,
-                healthMask: fabric.healthMask,
-            });
+            let [place @ .., _] = fabric;
+            return info.cast::<[u32; 9]>().put(place);
         }
         check::<nvmlGpuFabricInfo_v3_t>(asked, 3)?;
-        info.put(fabric)
+        info.cast::<[u32; 10]>().put(fabric)
     }
 }
 
-/// Its place in the fabric. GPUs without one say so, where NVLink could have one.
-fn fabric(device: &Device) -> Answer<nvmlGpuFabricInfo_v3_t> {
-    let gpu = device.whole()?;
-    // The header's constants are words, its field is a byte.
-    let state = |state: u32| nvmlGpuFabricState_t::try_from(state).unwrap_or_default();
-    let none = nvmlGpuFabricInfo_v3_t {
-        version: 0,
-        clusterUuid: [0; 16],
-        status: nvmlReturn_enum_NVML_SUCCESS,
-        cliqueId: 0,
-        state: state(NVML_GPU_FABRIC_STATE_NOT_SUPPORTED),
-        healthMask: 0,
-        healthSummary: 0,
-    };
-    match &gpu.fabric {
-        Some((cluster, clique)) => Ok(nvmlGpuFabricInfo_v3_t {
-            clusterUuid: bytes(cluster),
-            cliqueId: *clique,
-            state: state(NVML_GPU_FABRIC_STATE_COMPLETED),
-            ..none
-        }),
-        None if gpu.nvlink_version.is_some_and(|version| version >= 4) => Ok(none),
-        None => Err(NOT_SUPPORTED),
+/// As [`list`], but who says 0 only asks how many there are.
+pub(crate) fn near_list(
+    count: Out<c_uint>,
+    devices: Out<nvmlDevice_t>,
+    near: &[nvmlDevice_t],
+) -> Answer {
+    match count.get()? {
+        0 => count.put(number(near.len())),
+        _ => list(count, devices, near),
     }
 }
+
+/// Its place in the fabric, as the words of the struct's third version (the ones before are
+/// parts of it): version, 4 of the cluster, status, clique, state, health and its
+/// summary. Clients read a word for the state, which the header says is a byte: so words
+/// are written, with no padding. GPUs without a fabric say so, where NVLink could have one.
+fn fabric(device: &Device) -> Answer<[u32; 10]> {
+    let gpu = device.whole()?;
+    let able = gpu.nvlink_version.is_some_and(|version| version >= 4);
+    let (state, cluster, clique) = match &gpu.fabric {
+        Some((cluster, clique)) => (NVML_GPU_FABRIC_STATE_COMPLETED, bytes(cluster), *clique),
+        None if able => (NVML_GPU_FABRIC_STATE_NOT_SUPPORTED, [0; 16], 0),
+        None => return Err(NOT_SUPPORTED),
+    };
+    let mut words = [0; 10];
+    for (word, part) in words[1..].iter_mut().zip(cluster.chunks(4)) {
+        *word = u32::from_ne_bytes(part.try_into().unwrap_or_default());
+    }
+    words[6] = clique;
+    words[7] = state;
+    Ok(words)
+}
+
+const _: () = assert!(size_of::<nvmlGpuFabricInfo_t>() == size_of::<[u32; 7]>());
+const _: () = assert!(size_of::<nvmlGpuFabricInfo_v2_t>() == size_of::<[u32; 9]>());
+const _: () = assert!(size_of::<nvmlGpuFabricInfo_v3_t>() == size_of::<[u32; 10]>());

@@ -7,7 +7,7 @@ use nvml_wrapper_sys::bindings::*;
 
 use crate::abi::*;
 use crate::handles::Handle;
-use crate::links::cpus;
+use crate::links::{cpus, near_list};
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlErrorString(result: nvmlReturn_t) -> *const c_char {
@@ -103,7 +103,7 @@ exports! {
         };
         let near = call.machine.visible().into_iter().filter(near);
         let near: Vec<nvmlDevice_t> = near.map(|name| Handle::Gpu(name).pointer()).collect();
-        list(count, devices, &near)
+        near_list(count, devices, &near)
     }
     system nvmlSystemGetHicVersion(_call, count: *mut c_uint, _entries: *mut nvmlHwbcEntry_t) {
         count.put(0)

@@ -154,6 +154,12 @@ fn structs_have_versions() {
         raw!(lib, nvmlDeviceGetTemperatureV(device, &mut temperature)),
         OK
     );
+    // As clients see it that read words.
+    let mut fabric = [u32::MAX; 10];
+    fabric[0] = 0x0200_0024;
+    let to = fabric.as_mut_ptr().cast();
+    assert_eq!(raw!(lib, nvmlDeviceGetGpuFabricInfoV(device, to)), OK);
+    assert_eq!(fabric[1..], [0, 0, 0, 0, 0, 0, 3, 0, u32::MAX]);
     // SAFETY: numbers.
     let mut fabric: nvmlGpuFabricInfoV_t = unsafe { std::mem::zeroed() };
     fabric.version = 0x0300_0028;

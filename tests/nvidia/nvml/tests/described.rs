@@ -6,7 +6,8 @@ mod common;
 use common::{same, staged};
 use divvy_nvidia_machine::{Answer, Description, Gpu, Link};
 use nvml_wrapper::enum_wrappers::device::{
-    Clock, EccCounter, MemoryError, TemperatureSensor, TopologyLevel,
+    Clock, EccCounter, MemoryError, P2pCapabilitiesIndex, P2pStatus, TemperatureSensor,
+    TopologyLevel,
 };
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
@@ -286,4 +287,25 @@ fn old_driver() {
 #[test]
 fn broken() {
     check("broken");
+}
+
+#[test]
+fn neighbours() {
+    let staged = staged("h100x8");
+    let nvml = staged.open();
+    let device = nvml.device_by_index(0).unwrap();
+    let near = |level| {
+        let near = device.topology_nearest_gpus(level).unwrap();
+        let near = near.iter().map(|device| device.index().unwrap());
+        near.collect::<Vec<_>>()
+    };
+    assert_eq!(near(TopologyLevel::Single), [1]);
+    assert_eq!(near(TopologyLevel::Node), [2, 3]);
+    assert_eq!(near(TopologyLevel::System), [4, 5, 6, 7]);
+    assert_eq!(nvml.topology_gpu_set(0).unwrap().len(), 4);
+    assert_eq!(nvml.topology_gpu_set(500).unwrap().len(), 0);
+    let other = nvml.device_by_index(7).unwrap();
+    let status = |what| device.p2p_status(&other, what).unwrap();
+    assert_eq!(status(P2pCapabilitiesIndex::NvLink), P2pStatus::Ok);
+    assert_eq!(status(P2pCapabilitiesIndex::Read), P2pStatus::Ok);
 }
