@@ -5,7 +5,7 @@
 
 use std::arch::naked_asm;
 
-use crate::{abi::Export, copy, event, function, graph, memory, pool, stream};
+use crate::{abi::Export, capture, copy, event, function, graph, memory, pool, stream};
 
 macro_rules! same {
     ($($name:ident = $module:ident::$other:ident;)*) => {
@@ -79,18 +79,18 @@ same! {
     cuMemsetD8_v2_ptds = copy::cuMemsetD8_v2;
     cuStreamAddCallback_ptsz = stream::cuStreamAddCallback;
     cuStreamAttachMemAsync_ptsz = stream::cuStreamAttachMemAsync;
-    cuStreamBeginCaptureToGraph_ptsz = graph::cuStreamBeginCaptureToGraph;
-    cuStreamBeginCapture_v2_ptsz = graph::cuStreamBeginCapture_v2;
+    cuStreamBeginCaptureToGraph_ptsz = capture::cuStreamBeginCaptureToGraph;
+    cuStreamBeginCapture_v2_ptsz = capture::cuStreamBeginCapture_v2;
     cuStreamCopyAttributes_ptsz = stream::cuStreamCopyAttributes;
-    cuStreamEndCapture_ptsz = graph::cuStreamEndCapture;
-    cuStreamGetCaptureInfo_v3_ptsz = graph::cuStreamGetCaptureInfo_v3;
+    cuStreamEndCapture_ptsz = capture::cuStreamEndCapture;
+    cuStreamGetCaptureInfo_v3_ptsz = capture::cuStreamGetCaptureInfo_v3;
     cuStreamGetCtx_ptsz = stream::cuStreamGetCtx;
     cuStreamGetCtx_v2_ptsz = stream::cuStreamGetCtx_v2;
     cuStreamGetDevice_ptsz = stream::cuStreamGetDevice;
     cuStreamGetFlags_ptsz = stream::cuStreamGetFlags;
     cuStreamGetId_ptsz = stream::cuStreamGetId;
     cuStreamGetPriority_ptsz = stream::cuStreamGetPriority;
-    cuStreamIsCapturing_ptsz = graph::cuStreamIsCapturing;
+    cuStreamIsCapturing_ptsz = capture::cuStreamIsCapturing;
     cuStreamQuery_ptsz = stream::cuStreamQuery;
     cuStreamSetAttribute_ptsz = stream::cuStreamSetAttribute;
     cuStreamSynchronize_ptsz = stream::cuStreamSynchronize;

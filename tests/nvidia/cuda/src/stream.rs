@@ -13,13 +13,14 @@ use cudarc::driver::sys::{
 use crate::{
     abi::Of,
     call::{at, handle, id, out, out_if},
+    capture::{Capture, captured},
     code::{Done, INVALID_HANDLE, INVALID_VALUE, NOT_READY},
     context::{Here, here},
     driver::{self, Driver},
-    graph::{self, Work},
     pool,
     state::{State, of, of_mut, taken},
     time::{End, HostFunction, Time, now},
+    work::{Work, perform},
 };
 
 pub(crate) struct Stream {
@@ -30,7 +31,7 @@ pub(crate) struct Stream {
     /// When all that was asked for ends.
     pub(crate) end: End,
     /// The graph that takes what is asked for, instead of the device.
-    pub(crate) capture: Option<graph::Capture>,
+    pub(crate) capture: Option<Capture>,
 }
 
 impl Stream {
@@ -226,7 +227,7 @@ driver! {
         let _ = Flags;
         let (here, number) = known(hStream)?;
         let mut state = here.driver.state();
-        if graph::captured(&mut state, number, Work::Wait(id(hEvent)))?.is_some() {
+        if captured(&mut state, number, Work::Wait(id(hEvent)))?.is_some() {
             return Ok(());
         }
         let recorded = of(&state.events, id(hEvent))?.recorded.clone();
@@ -299,8 +300,8 @@ driver! {
         let (here, number) = known(hStream)?;
         let mut state = here.driver.state();
         let work = Work::Host { function, data: userData.expose_provenance() };
-        if graph::captured(&mut state, number, work.clone())?.is_none() {
-            graph::perform(here.driver, &mut state, number, &work)?;
+        if captured(&mut state, number, work.clone())?.is_none() {
+            perform(here.driver, &mut state, number, &work)?;
         }
     }
 

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)] // a test says what failed by failing
 
 use std::{
-    ffi::{CStr, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     io::{BufRead, BufReader, Write},
     mem::MaybeUninit,
     path::{Path, PathBuf},
@@ -153,6 +153,11 @@ macro_rules! cuda {
     }};
 }
 
+/// The first byte of a UUID.
+fn first(uuid: &sys::CUuuid) -> u8 {
+    u8::from_ne_bytes(uuid.bytes[0].to_ne_bytes())
+}
+
 fn names() -> Vec<String> {
     let mut count = 0;
     cuda!(cuDeviceGetCount(&raw mut count)).unwrap();
@@ -230,7 +235,7 @@ fn devices_are_the_described() {
         assert_eq!(names(), ["NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3"]);
         let context = CudaContext::new(1).unwrap();
         assert_eq!(context.compute_capability().unwrap(), (9, 0));
-        assert_eq!(context.uuid().unwrap().bytes[0].cast_unsigned(), 0xaa);
+        assert_eq!(first(&context.uuid().unwrap()), 0xaa);
         use sys::CUdevice_attribute as A;
         let of = |attribute| context.attribute(attribute).unwrap();
         assert_eq!(of(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT), 132);
@@ -359,10 +364,8 @@ fn seen(name: &str, variables: &[(&str, &str)], expected: Result<&[u8], CUresult
     program(name, &format!("{TWO}{MIG}"), variables, || {
         let uuids = cuda!(cuInit(0)).map(|()| {
             let count = result::device::get_count().unwrap();
-            let uuid = |device| result::device::get_uuid(device).unwrap().bytes[0];
-            (0..count)
-                .map(|device| uuid(device).cast_unsigned())
-                .collect::<Vec<u8>>()
+            let uuid = |device| first(&result::device::get_uuid(device).unwrap());
+            (0..count).map(uuid).collect::<Vec<u8>>()
         });
         assert_eq!(uuids.as_deref(), expected.as_ref().copied());
     });
@@ -873,8 +876,8 @@ fn changes_are_seen() {
     });
 }
 
-type Lookup4 = unsafe extern "C" fn(*const i8, *mut *mut c_void, c_int, u64) -> u32;
-type Lookup5 = unsafe extern "C" fn(*const i8, *mut *mut c_void, c_int, u64, *mut u32) -> u32;
+type Lookup4 = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64) -> u32;
+type Lookup5 = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut u32) -> u32;
 
 #[test]
 fn functions_are_found_by_name_and_version() {
@@ -894,7 +897,7 @@ fn functions_are_found_by_name_and_version() {
             let (mut found, mut status) = (ptr::null_mut(), 9);
             let to = (&raw mut found, &raw mut status);
             // SAFETY: places for the answers.
-            let code = unsafe { new(name.as_ptr().cast(), to.0, version, 0, to.1) };
+            let code = unsafe { new(name.as_ptr(), to.0, version, 0, to.1) };
             (code, status, found.addr())
         };
         let is = |name: &str| (0, 0, symbol(name));
@@ -914,10 +917,10 @@ fn functions_are_found_by_name_and_version() {
         assert_eq!(find(c"cuMemAlloc", 13010).0, 1);
         let mut found = ptr::null_mut();
         // SAFETY: a place for the answer.
-        let code = unsafe { old(c"cuMemAlloc".as_ptr().cast(), &raw mut found, 11080, 0) };
+        let code = unsafe { old(c"cuMemAlloc".as_ptr(), &raw mut found, 11080, 0) };
         assert_eq!((code, found.addr()), (0, symbol("cuMemAlloc_v2")));
         // SAFETY: a place for the answer.
-        let code = unsafe { old(c"cuNothing".as_ptr().cast(), &raw mut found, 11080, 0) };
+        let code = unsafe { old(c"cuNothing".as_ptr(), &raw mut found, 11080, 0) };
         assert_eq!((code, found.addr()), (500, 0));
     });
 }
