@@ -113,6 +113,9 @@ impl Copy {
     /// Does it.
     pub(crate) fn perform(&self, state: &State) -> Done {
         self.check(state)?;
+        if self.width == 0 {
+            return Ok(());
+        }
         let bytes = narrow(self.width);
         for layer in 0..self.layers {
             for row in 0..self.height {
@@ -145,6 +148,9 @@ impl Fill {
     /// Does it.
     pub(crate) fn perform(&self, state: &State) -> Done {
         self.check(state)?;
+        if self.width == 0 {
+            return Ok(());
+        }
         for row in 0..self.height {
             let start = self.address + row * self.pitch;
             let bytes = self.width * self.size;

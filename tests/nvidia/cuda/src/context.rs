@@ -19,7 +19,7 @@ use crate::{
         PEER_ACCESS_UNSUPPORTED, PRIMARY_CONTEXT_ACTIVE, UNKNOWN,
     },
     driver::{self, Driver},
-    event, space,
+    event, pool, space,
     state::{Context, State, of, of_mut},
     stream::{self, PRIORITIES, Stream},
     time::End,
@@ -126,6 +126,7 @@ fn destroy(driver: &Driver, state: &mut State, number: usize) -> Done {
         .retain(|_, function| modules.contains_key(&function.module));
     state.contexts.remove(&number);
     driver.refund(device, space::context_charge());
+    pool::settle(driver, state);
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use crate::{
     abi::Of,
     bytes::Fill,
     call::{handle, id, out, read},
+    capture::captured,
     code::{Done, INVALID_VALUE, OUT_OF_MEMORY},
     context::here,
     copy, driver, function,
@@ -545,8 +546,9 @@ driver! {
         let on = |(node, _): &&(usize, Work)| !executable.off.contains(node);
         let all: Vec<Work> =
             executable.work.iter().filter(on).map(|(_, work)| work.clone()).collect();
-        for work in all {
-            perform(here.driver, &mut state, number, &work)?;
+        let all = Work::Graph(all);
+        if captured(&mut state, number, all.clone())?.is_none() {
+            perform(here.driver, &mut state, number, &all)?;
         }
     }
 

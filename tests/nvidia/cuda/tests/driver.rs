@@ -456,6 +456,37 @@ fn memory_is_counted_exactly() {
 }
 
 #[test]
+fn an_integrated_gpu_has_the_hosts_memory() {
+    let machine = TWO
+        .replace("memory_mib = 1100", "integrated = true")
+        .replace("reserved_mib = 76", "");
+    program(
+        "an_integrated_gpu_has_the_hosts_memory",
+        &machine,
+        &[],
+        || {
+            context(1);
+            let mut total = 0;
+            cuda!(cuDeviceTotalMem_v2(&raw mut total, 1)).unwrap();
+            let said = std::fs::read_to_string("/proc/meminfo").unwrap();
+            let kib = said
+                .split_whitespace()
+                .nth(1)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap();
+            assert_eq!(total as u64, kib * 1024);
+            assert!(free() < total as u64);
+            assert_eq!(
+                allocate(total as u64),
+                Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
+            );
+            allocate(MIB).unwrap();
+        },
+    );
+}
+
+#[test]
 fn a_whole_gpu_costs_nothing_until_it_is_touched() {
     program(
         "a_whole_gpu_costs_nothing_until_it_is_touched",
