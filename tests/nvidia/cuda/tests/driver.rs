@@ -396,6 +396,7 @@ visible! {
     only_one_of_them: [(VISIBLE, "MIG-2,MIG-1")] => Ok(&[0x22]);
     a_mig_parent_is_not_there: [(VISIBLE, "GPU-c")] => Err(NONE);
     what_is_wrong_ends_the_list: [(VISIBLE, "1,7,0")] => Ok(&[0xaa]);
+    numbers_and_uuids_do_not_mix: [(VISIBLE, "GPU-a,0")] => Ok(&[0xaa]);
     minus_one_is_none: [(VISIBLE, "-1")] => Err(NONE);
     nothing_is_none: [(VISIBLE, "")] => Err(NONE);
     twice_is_none: [(VISIBLE, "0,0")] => Err(NONE);
