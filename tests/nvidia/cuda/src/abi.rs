@@ -75,7 +75,7 @@ macro_rules! driver {
             $(#[$meta])*
             #[allow(non_snake_case)]
             #[unsafe(no_mangle)]
-            unsafe extern "C" fn $name($($arg: $type),*) -> $crate::abi::Answer {
+            pub(crate) unsafe extern "C" fn $name($($arg: $type),*) -> $crate::abi::Answer {
                 const EARLY: bool = driver!(@early $($($flag)*)?);
                 let device: &[core::ffi::c_int] = &[$($device)?];
                 let device = device.first().copied();

@@ -26,6 +26,12 @@ macro_rules! absent {
 absent! {
     cuArrayGetPlane
     cuArrayGetSparseProperties
+    cuCheckpointProcessCheckpoint
+    cuCheckpointProcessGetRestoreThreadId
+    cuCheckpointProcessGetState
+    cuCheckpointProcessLock
+    cuCheckpointProcessRestore
+    cuCheckpointProcessUnlock
     cuCoredumpGetAttribute
     cuCoredumpGetAttributeGlobal
     cuCoredumpSetAttribute
@@ -38,6 +44,7 @@ absent! {
     cuDevSmResourceSplitByCount
     cuDeviceGetDevResource
     cuDeviceGetHostAtomicCapabilities
+    cuDeviceGetNvSciSyncAttributes
     cuDeviceGetP2PAtomicCapabilities
     cuDeviceGetTexture1DLinearMaxWidth
     cuDeviceRegisterAsyncNotification
@@ -50,8 +57,11 @@ absent! {
     cuFuncSetBlockShape
     cuFuncSetSharedSize
     cuGraphAddBatchMemOpNode
+    cuGraphAddDependencies
     cuGraphAddExternalSemaphoresSignalNode
     cuGraphAddExternalSemaphoresWaitNode
+    cuGraphAddKernelNode
+    cuGraphAddNode
     cuGraphAddNode_v2
     cuGraphBatchMemOpNodeGetParams
     cuGraphBatchMemOpNodeSetParams
@@ -69,18 +79,24 @@ absent! {
     cuGraphExecExternalSemaphoresSignalNodeSetParams
     cuGraphExecExternalSemaphoresWaitNodeSetParams
     cuGraphExecHostNodeSetParams
+    cuGraphExecKernelNodeSetParams
     cuGraphExecNodeSetParams
+    cuGraphExecUpdate
     cuGraphExecUpdate_v2
     cuGraphExternalSemaphoresSignalNodeGetParams
     cuGraphExternalSemaphoresSignalNodeSetParams
     cuGraphExternalSemaphoresWaitNodeGetParams
     cuGraphExternalSemaphoresWaitNodeSetParams
+    cuGraphGetEdges
     cuGraphHostNodeGetParams
     cuGraphHostNodeSetParams
+    cuGraphInstantiate
     cuGraphKernelNodeCopyAttributes
     cuGraphKernelNodeGetAttribute
+    cuGraphKernelNodeGetParams
     cuGraphKernelNodeGetParams_v2
     cuGraphKernelNodeSetAttribute
+    cuGraphKernelNodeSetParams
     cuGraphMemAllocNodeGetParams
     cuGraphMemFreeNodeGetParams
     cuGraphMemcpyNodeGetParams
@@ -88,17 +104,22 @@ absent! {
     cuGraphMemsetNodeGetParams
     cuGraphMemsetNodeSetParams
     cuGraphNodeFindInClone
+    cuGraphNodeGetDependencies
+    cuGraphNodeGetDependentNodes
     cuGraphNodeGetDependentNodes_v2
     cuGraphNodeSetParams
     cuGraphReleaseUserObject
+    cuGraphRemoveDependencies
     cuGraphRemoveDependencies_v2
     cuGraphRetainUserObject
     cuGraphicsMapResources
+    cuGraphicsMapResources_ptsz
     cuGraphicsResourceGetMappedMipmappedArray
     cuGraphicsResourceGetMappedPointer_v2
     cuGraphicsResourceSetMapFlags_v2
     cuGraphicsSubResourceGetMappedArray
     cuGraphicsUnmapResources
+    cuGraphicsUnmapResources_ptsz
     cuGraphicsUnregisterResource
     cuGreenCtxCreate
     cuGreenCtxDestroy
@@ -118,28 +139,40 @@ absent! {
     cuLaunch
     cuLaunchGrid
     cuLaunchGridAsync
+    cuLinkAddData
+    cuLinkAddFile
+    cuLinkCreate
     cuLogsCurrent
     cuLogsDumpToFile
     cuLogsDumpToMemory
     cuLogsRegisterCallback
     cuLogsUnregisterCallback
     cuMemBatchDecompressAsync
+    cuMemBatchDecompressAsync_ptsz
     cuMemDiscardAndPrefetchBatchAsync
+    cuMemDiscardAndPrefetchBatchAsync_ptsz
     cuMemDiscardBatchAsync
+    cuMemDiscardBatchAsync_ptsz
     cuMemGetDefaultMemPool
     cuMemGetHandleForAddressRange
     cuMemGetMemPool
     cuMemMapArrayAsync
+    cuMemMapArrayAsync_ptsz
     cuMemPoolExportPointer
     cuMemPoolExportToShareableHandle
     cuMemPoolImportFromShareableHandle
     cuMemPoolImportPointer
     cuMemPrefetchBatchAsync
+    cuMemPrefetchBatchAsync_ptsz
     cuMemRangeGetAttribute
     cuMemRangeGetAttributes
     cuMemSetMemPool
+    cuMemcpy3DBatchAsync
     cuMemcpy3DBatchAsync_v2
+    cuMemcpy3DBatchAsync_v2_ptsz
+    cuMemcpyBatchAsync
     cuMemcpyBatchAsync_v2
+    cuMemcpyBatchAsync_v2_ptsz
     cuMipmappedArrayCreate
     cuMipmappedArrayDestroy
     cuMipmappedArrayGetLevel
@@ -159,12 +192,24 @@ absent! {
     cuParamSeti
     cuParamSetv
     cuSignalExternalSemaphoresAsync
+    cuSignalExternalSemaphoresAsync_ptsz
+    cuStreamBatchMemOp
     cuStreamBatchMemOp_v2
+    cuStreamBatchMemOp_v2_ptsz
     cuStreamGetAttribute
+    cuStreamGetAttribute_ptsz
     cuStreamGetGreenCtx
+    cuStreamUpdateCaptureDependencies
     cuStreamUpdateCaptureDependencies_v2
+    cuStreamUpdateCaptureDependencies_v2_ptsz
+    cuStreamWaitValue32
     cuStreamWaitValue32_v2
+    cuStreamWaitValue32_v2_ptsz
+    cuStreamWaitValue64
     cuStreamWaitValue64_v2
+    cuStreamWaitValue64_v2_ptsz
+    cuStreamWriteValue32
+    cuStreamWriteValue64
     cuSurfObjectCreate
     cuSurfObjectDestroy
     cuSurfObjectGetResourceDesc
@@ -210,4 +255,5 @@ absent! {
     cuUserObjectRelease
     cuUserObjectRetain
     cuWaitExternalSemaphoresAsync
+    cuWaitExternalSemaphoresAsync_ptsz
 }

@@ -11,10 +11,11 @@ use crate::{
     abi::Export,
     absent, array,
     call::{out, out_if, text},
+    capture,
     code::{INVALID_VALUE, NOT_FOUND},
     context, copy, device,
     driver::machine,
-    errors, event, function, graph, memory, module, pointer, pool, stream,
+    errors, event, function, graph, memory, module, per_thread, pointer, pool, stream,
     versions::VERSIONS,
     virtual_memory,
 };
@@ -30,6 +31,7 @@ fn exports() -> impl Iterator<Item = &'static Export> {
         EXPORTS,
         absent::EXPORTS,
         array::EXPORTS,
+        capture::EXPORTS,
         context::EXPORTS,
         copy::EXPORTS,
         device::EXPORTS,
@@ -39,6 +41,7 @@ fn exports() -> impl Iterator<Item = &'static Export> {
         graph::EXPORTS,
         memory::EXPORTS,
         module::EXPORTS,
+        per_thread::EXPORTS,
         pointer::EXPORTS,
         pool::EXPORTS,
         stream::EXPORTS,
@@ -133,5 +136,43 @@ driver! {
         };
         out_if(symbolStatus, status);
         out(pfn, function)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Functions that `cudaTypedefs.h` leaves out.
+    const OTHERS: [&str; 3] = ["cuProfilerInitialize", "cuProfilerStart", "cuProfilerStop"];
+
+    #[test]
+    fn all_exports_are_of_a_version() {
+        let names: BTreeSet<&str> = exports().map(|export| export.name).collect();
+        assert_eq!(names.len(), exports().count(), "one is there twice");
+        for name in names {
+            let base = name.trim_end_matches("_ptsz").trim_end_matches("_ptds");
+            let (base, number) = match base.rsplit_once("_v") {
+                Some((base, number)) => (base, number.parse().unwrap()),
+                None => (base, 1),
+            };
+            let known = VERSIONS.iter().find(|(known, _)| *known == base);
+            let versions = known.map_or(0, |(_, versions)| versions.len());
+            assert!(number <= versions || OTHERS.contains(&base), "{name}");
+        }
+    }
+
+    #[test]
+    fn all_functions_are_exported_in_some_version() {
+        for (base, versions) in VERSIONS {
+            let last = match versions.len() {
+                1 => (*base).to_owned(),
+                number => format!("{base}_v{number}"),
+            };
+            let exported = exports().any(|export| export.name == last);
+            assert!(exported || *base == "cuGraphInstantiate", "{last}");
+        }
     }
 }

@@ -1,16 +1,17 @@
 //! What devices can do: CUDA's attributes, by number.
 
-use cudarc::driver::sys::CUdevice_attribute as A;
+use cudarc::driver::sys::CUdevice_attribute::{self as Attribute, *};
 
 use crate::devices::Device;
 
 /// The value of one; `None`: there is no such.
-#[allow(clippy::too_many_lines)] // one line for each
 pub(crate) fn of(device: &Device, number: u32) -> Option<i32> {
     // Later versions of CUDA have more, of which this driver does not know.
-    if number == 0 || number >= A::CU_DEVICE_ATTRIBUTE_MAX as u32 {
+    if number == 0 || number >= CU_DEVICE_ATTRIBUTE_MAX as u32 {
         return None;
     }
+    // SAFETY: the enum has all values from 1 to its last, which is greater.
+    let attribute = unsafe { std::mem::transmute::<u32, Attribute>(number) };
     let (major, minor) = device.capability;
     let from = |least: i32, value: i32| if major >= least { value } else { 0 };
     let since = |least: i32| from(least, 1);
@@ -54,141 +55,181 @@ pub(crate) fn of(device: &Device, number: u32) -> Option<i32> {
         (7, 0) => 4096,
         _ => 384,
     };
-    let linked = i32::from(!said.nvlink.is_empty());
-    Some(match number {
-        1 => 1024,
-        2 | 3 => 1024,
-        4 => 64,
-        5 => i32::MAX,
-        6 | 7 => 65_535,
-        8 => 48 << 10,
-        9 => 64 << 10,
-        10 => 32,
-        11 => i32::MAX,
-        12 | 82 => 65_536,
-        13 => kilohertz(1).unwrap_or(1_500_000),
-        14 => 512,
-        15 => 1,
-        16 => i32::try_from(device.sms).unwrap_or(i32::MAX),
-        17 => 0,
-        18 => said.integrated.into(),
-        19 => 1,
-        20 => match said.compute_mode.as_str() {
+    Some(match attribute {
+        CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK
+        | CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X
+        | CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y => 1024,
+        CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z => 64,
+        CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X | CU_DEVICE_ATTRIBUTE_MAX_PITCH => i32::MAX,
+        CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y | CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z => 65_535,
+        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK => 48 << 10,
+        CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY => 64 << 10,
+        CU_DEVICE_ATTRIBUTE_WARP_SIZE | CU_DEVICE_ATTRIBUTE_TEXTURE_PITCH_ALIGNMENT => 32,
+        CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_HEIGHT
+        | CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR => 65_536,
+        CU_DEVICE_ATTRIBUTE_CLOCK_RATE => kilohertz(1).unwrap_or(1_500_000),
+        CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT | CU_DEVICE_ATTRIBUTE_SURFACE_ALIGNMENT => 512,
+        CU_DEVICE_ATTRIBUTE_GPU_OVERLAP
+        | CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY
+        | CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS
+        | CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING
+        | CU_DEVICE_ATTRIBUTE_CAN_TEX2D_GATHER
+        | CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_GLOBAL_L1_CACHE_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_LOCAL_L1_CACHE_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY
+        | CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS
+        | CU_DEVICE_ATTRIBUTE_COMPUTE_PREEMPTION_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
+        | CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_VIRTUAL_ADDRESS_MANAGEMENT_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS
+        | CU_DEVICE_ATTRIBUTE_UNIFIED_FUNCTION_POINTERS => 1,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT => i32::try_from(device.sms).unwrap_or(i32::MAX),
+        CU_DEVICE_ATTRIBUTE_INTEGRATED
+        | CU_DEVICE_ATTRIBUTE_HOST_NATIVE_ATOMIC_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS
+        | CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES
+        | CU_DEVICE_ATTRIBUTE_DIRECT_MANAGED_MEM_ACCESS_FROM_HOST => said.integrated.into(),
+        CU_DEVICE_ATTRIBUTE_COMPUTE_MODE => match said.compute_mode.as_str() {
             "Prohibited" => 2,
             "Exclusive_Process" => 3,
             _ => 0,
         },
-        21 | 22 => 131_072,
-        23 => 65_536,
-        24..=26 => 16_384,
-        27 | 28 | 42 => 32_768,
-        29 | 43 => 2048,
-        30 => 512,
-        31 => 1,
-        32 => said.ecc.unwrap_or(false).into(),
-        33 => of_pci(1)?,
-        34 => of_pci(2)?,
-        35 => 0,
-        36 => kilohertz(2).unwrap_or(2_600_000),
-        37 => bus,
-        38 => l2_mib << 20,
-        39 => threads,
-        40 => {
+        CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE2D_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_LINEAR_WIDTH => 131_072,
+        CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_HEIGHT
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_DEPTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE3D_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE3D_HEIGHT
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE3D_DEPTH => 16_384,
+        CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_LAYERED_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_LAYERED_HEIGHT
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_LAYERED_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_GATHER_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_GATHER_HEIGHT
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_DEPTH_ALTERNATE
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURECUBEMAP_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURECUBEMAP_LAYERED_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE1D_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE2D_HEIGHT
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE1D_LAYERED_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE2D_LAYERED_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE2D_LAYERED_HEIGHT
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACECUBEMAP_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACECUBEMAP_LAYERED_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_MIPMAPPED_WIDTH
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_MIPMAPPED_HEIGHT
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_MIPMAPPED_WIDTH => 32_768,
+        CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_LAYERED_LAYERS
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_LAYERED_LAYERS
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE1D_LAYERED_LAYERS
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACE2D_LAYERED_LAYERS => 2048,
+        CU_DEVICE_ATTRIBUTE_ECC_ENABLED => said.ecc.unwrap_or(false).into(),
+        CU_DEVICE_ATTRIBUTE_PCI_BUS_ID => of_pci(1)?,
+        CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID => of_pci(2)?,
+        CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE => kilohertz(2).unwrap_or(2_600_000),
+        CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH => bus,
+        CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE => l2_mib << 20,
+        CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR => threads,
+        CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT => {
             if said.integrated {
                 1
             } else {
                 3
             }
         }
-        41 => 1,
-        44 => 1,
-        45 | 46 => 32_768,
-        47..=49 => 8192 * if number == 49 { 4 } else { 1 },
-        50 => of_pci(0)?,
-        51 => 32,
-        52 | 53 => 32_768,
-        54 => 2046,
-        55 | 57 | 61 | 63 | 64 | 66 | 67 => 32_768,
-        56 => 131_072,
-        58..=60 => 16_384,
-        62 | 65 => 2048,
-        68 => 2046,
-        69 => 1 << 28,
-        70 => 131_072,
-        71 => 65_000,
-        72 => 2_097_120,
-        73 | 74 | 77 => 32_768,
-        75 => major,
-        76 => minor,
-        78..=80 => 1,
-        81 => shared.0 << 10,
-        83 => 1,
-        84 | 85 => 0,
-        86 => said.integrated.into(),
+        CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_WIDTH_ALTERNATE
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_HEIGHT_ALTERNATE => 8192,
+        CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID => of_pci(0)?,
+        CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURECUBEMAP_LAYERED_LAYERS
+        | CU_DEVICE_ATTRIBUTE_MAXIMUM_SURFACECUBEMAP_LAYERED_LAYERS => 2046,
+        CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_LINEAR_WIDTH => 1 << 28,
+        CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_LINEAR_HEIGHT => 65_000,
+        CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_LINEAR_PITCH => 2_097_120,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR => major,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR => minor,
+        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR => shared.0 << 10,
         // FP64 in hundreds of a GPU's speed is for data centres only.
-        87 => {
+        CU_DEVICE_ATTRIBUTE_SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO => {
             if matches!((major, minor), (7, 0) | (8, 0) | (9, _) | (10, 0)) {
                 2
             } else {
                 64
             }
         }
-        88 | 100 | 101 => said.integrated.into(),
-        89 => 1,
-        90..=91 => 1,
-        92..=94 => 0,
-        95 => since(6),
-        96 => 0,
-        97 => shared.1 << 10,
-        98 => 0,
-        99 => 1,
-        102 | 103 => 1,
-        104 | 105 => 0,
-        106 => blocks,
-        107 => since(8),
-        108 => from(8, l2_mib << 19),
-        109 => from(8, 134_213_632),
-        110 => i32::from(!said.integrated),
-        111 => from(8, 1024),
-        112 | 113 | 115 => 1,
-        114 => 1,
-        116 => i32::from(!said.integrated),
-        117 => 1,
-        118 => {
+        CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH => since(6),
+        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN => shared.1 << 10,
+        CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR => blocks,
+        CU_DEVICE_ATTRIBUTE_GENERIC_COMPRESSION_SUPPORTED => since(8),
+        CU_DEVICE_ATTRIBUTE_MAX_PERSISTING_L2_CACHE_SIZE => from(8, l2_mib << 19),
+        CU_DEVICE_ATTRIBUTE_MAX_ACCESS_POLICY_WINDOW_SIZE => from(8, 134_213_632),
+        CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_SUPPORTED => i32::from(!said.integrated),
+        CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK => from(8, 1024),
+        CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING => {
             if major >= 9 {
                 200
             } else {
                 100
             }
         }
-        // File descriptors.
-        119 => 1,
-        120 => since(9),
-        121 => 1,
-        122 | 123 => 1,
-        124 => i32::from(!said.integrated),
-        125 => 1,
-        126 => {
+        CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH => since(9),
+        CU_DEVICE_ATTRIBUTE_MEM_SYNC_DOMAIN_COUNT => {
             if major >= 9 {
                 4
             } else {
                 1
             }
         }
-        127 => since(9),
-        128 => i32::from(said.fabric.is_some()),
-        129 => 1,
-        130 => 0,
-        131 => -1,
-        132 => i32::from(major >= 9 && linked == 1 && device.gi.is_none()),
-        133 => 0,
-        134 => said.numa_node.max(0),
-        135 | 138 => 0,
-        136 => from(10, 7),
-        137 => from(10, 4 << 20),
-        139 => pci_device(&said.pci_id),
-        140 => 0,
-        _ => 0,
+        CU_DEVICE_ATTRIBUTE_NUMA_ID => -1,
+        CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID => said.numa_node.max(0),
+        CU_DEVICE_ATTRIBUTE_GPU_PCI_DEVICE_ID => pci_device(&said.pci_id),
+        // Not played: see `absent.rs`.
+        CU_DEVICE_ATTRIBUTE_SPARSE_CUDA_ARRAY_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_MEMPOOL_SUPPORTED_HANDLE_TYPES
+        | CU_DEVICE_ATTRIBUTE_DEFERRED_MAPPING_CUDA_ARRAY_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS
+        | CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR
+        | CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_TENSOR_MAP_ACCESS_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_MEM_DECOMPRESS_ALGORITHM_MASK
+        | CU_DEVICE_ATTRIBUTE_MEM_DECOMPRESS_MAXIMUM_LENGTH => 0,
+        CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT
+        | CU_DEVICE_ATTRIBUTE_TCC_DRIVER
+        | CU_DEVICE_ATTRIBUTE_MULTI_GPU_BOARD
+        | CU_DEVICE_ATTRIBUTE_MULTI_GPU_BOARD_GROUP_ID
+        | CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_MEM_OPS_V1
+        | CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS_V1
+        | CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR_V1
+        | CU_DEVICE_ATTRIBUTE_COOPERATIVE_MULTI_DEVICE_LAUNCH
+        | CU_DEVICE_ATTRIBUTE_CAN_FLUSH_REMOTE_WRITES
+        | CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_WIN32_HANDLE_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_WIN32_KMT_HANDLE_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_NUMA_CONFIG
+        | CU_DEVICE_ATTRIBUTE_MPS_ENABLED
+        | CU_DEVICE_ATTRIBUTE_D3D12_CIG_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_VULKAN_CIG_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_GPU_PCI_SUBSYSTEM_ID
+        | CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_HOST_NUMA_MEMORY_POOLS_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_HOST_NUMA_MULTINODE_IPC_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_HOST_MEMORY_POOLS_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_HOST_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_HOST_ALLOC_DMA_BUF_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_ONLY_PARTIAL_HOST_NATIVE_ATOMIC_SUPPORTED
+        | CU_DEVICE_ATTRIBUTE_MAX => 0,
     })
 }
 

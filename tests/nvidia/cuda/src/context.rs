@@ -19,9 +19,10 @@ use crate::{
         PEER_ACCESS_UNSUPPORTED, PRIMARY_CONTEXT_ACTIVE, UNKNOWN,
     },
     driver::{self, Driver},
-    event, space,
+    event, pool, space,
     state::{Context, State, of, of_mut},
     stream::{self, PRIORITIES, Stream},
+    time::End,
 };
 
 /// Where a thread is.
@@ -80,6 +81,7 @@ fn make(driver: &Driver, state: &mut State, number: usize, new: &New) -> Done {
         peers: BTreeSet::new(),
         legacy,
         per_thread,
+        left: End::default(),
     };
     state.contexts.insert(number, context);
     Ok(())
@@ -124,6 +126,7 @@ fn destroy(driver: &Driver, state: &mut State, number: usize) -> Done {
         .retain(|_, function| modules.contains_key(&function.module));
     state.contexts.remove(&number);
     driver.refund(device, space::context_charge());
+    pool::settle(driver, state);
     Ok(())
 }
 

@@ -17,20 +17,9 @@ use crate::{
 };
 
 fn uuid(text: &str) -> CUuuid {
-    CUuuid_st {
-        bytes: uuid_bytes(text).map(u8::cast_signed_char),
-    }
-}
-
-/// C's `char` has a sign on some processors.
-trait AsChar {
-    fn cast_signed_char(self) -> c_char;
-}
-
-impl AsChar for u8 {
-    fn cast_signed_char(self) -> c_char {
-        c_char::from_ne_bytes([self])
-    }
+    // C's `char` has a sign on some processors.
+    let bytes = uuid_bytes(text).map(|byte| c_char::from_ne_bytes([byte]));
+    CUuuid_st { bytes }
 }
 
 /// `13.0` as 13000.

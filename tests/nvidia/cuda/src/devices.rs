@@ -123,7 +123,11 @@ pub(crate) fn chosen(all: Vec<Device>, named: Option<&str>) -> Vec<Device> {
     };
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
-    for word in named.split(',').map(str::trim) {
+    let words = || named.split(',').map(str::trim);
+    // Numbers, UUIDs of GPUs or of MIG devices: as the first, so all.
+    let kind = |word: &str| ["GPU-", "MIG-"].map(|kind| word.starts_with(kind));
+    let first = words().next().map(kind);
+    for word in words().take_while(|word| Some(kind(word)) == first) {
         let Some(number) = position(&all, word) else {
             break;
         };

@@ -6,13 +6,14 @@ use cudarc::driver::sys::{CUevent, CUstream};
 
 use crate::{
     call::{handle, id, out},
+    capture::captured,
     code::{Done, INVALID_HANDLE, INVALID_VALUE, NOT_READY},
     context::here,
     driver,
-    graph::{self, Work},
     state::{Event, State, of, of_mut, taken},
     stream,
     time::End,
+    work::Work,
 };
 
 /// The stream comes to it after what was asked for so far.
@@ -53,7 +54,7 @@ fn record_on(event: CUevent, stream: CUstream) -> Done {
     let mut state = driver.state();
     let number = stream::number(&state, stream)?;
     of(&state.events, id(event))?;
-    if graph::captured(&mut state, number, Work::Record(id(event)))?.is_some() {
+    if captured(&mut state, number, Work::Record(id(event)))?.is_some() {
         return Ok(());
     }
     record(&mut state, id(event), number)

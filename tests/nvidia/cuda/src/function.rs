@@ -11,13 +11,14 @@ use crate::{
     abi::Of,
     attributes,
     call::{id, out, out_if, read},
+    capture::captured,
     code::{Code, Done, INVALID_HANDLE, INVALID_VALUE},
     context::{Here, here},
     driver::{self, Driver},
-    graph::{self, Work},
     memory::narrow,
     state::{State, of, of_mut},
     stream,
+    work::{Work, perform},
 };
 
 /// Registers of a thread.
@@ -141,10 +142,10 @@ fn launch(
     let work = launched(&here, function, grid, block, shared)?;
     let mut state = here.driver.state();
     let number = stream::number(&state, stream)?;
-    if graph::captured(&mut state, number, work.clone())?.is_some() {
+    if captured(&mut state, number, work.clone())?.is_some() {
         return Ok(());
     }
-    graph::perform(here.driver, &mut state, number, &work)
+    perform(here.driver, &mut state, number, &work)
 }
 
 /// Blocks of so many threads on a multiprocessor at once.

@@ -1,4 +1,4 @@
-//! Work, and graphs of work.
+//! Graphs of work.
 //!
 //! A graph's work is done in the order in which its nodes were added, in the stream that
 //! it is launched in.
@@ -13,49 +13,23 @@ use cudarc::driver::sys::{
     CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS,
     CUDA_MEM_ALLOC_NODE_PARAMS, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUcontext, CUdevice,
     CUdeviceptr, CUevent, CUgraph, CUgraphEdgeData, CUgraphExec, CUgraphInstantiateResult,
-    CUgraphMem_attribute, CUgraphNode, CUgraphNodeType, CUstream, CUstreamCaptureMode,
-    CUstreamCaptureStatus, cuuint64_t,
+    CUgraphMem_attribute, CUgraphNode, CUgraphNodeType, CUstream, cuuint64_t,
 };
 
 use crate::{
     abi::Of,
-    call::{handle, id, out, out_if, read},
-    code::{CAPTURE_INVALIDATED, Done, INVALID_HANDLE, INVALID_VALUE, OUT_OF_MEMORY},
+    bytes::Fill,
+    call::{handle, id, out, read},
+    capture::captured,
+    code::{Done, INVALID_VALUE, OUT_OF_MEMORY},
     context::here,
-    copy::{self, Copy, Fill},
-    driver::{self, Driver},
-    event, function,
+    copy, driver, function,
     memory::wide,
     space,
     state::{Allocation, Kind, State, of, of_mut, taken},
-    stream::{self, Theirs},
+    stream,
+    work::{Work, perform},
 };
-
-/// What a stream is asked for, or a node of a graph does.
-#[derive(Clone, Debug)]
-pub(crate) enum Work {
-    Empty,
-    Kernel {
-        nanoseconds: u64,
-    },
-    Copy(Copy),
-    Fill(Fill),
-    Host {
-        function: unsafe extern "C" fn(*mut c_void),
-        data: usize,
-    },
-    Record(usize),
-    Wait(usize),
-    Alloc {
-        address: u64,
-        bytes: u64,
-    },
-    Free {
-        address: u64,
-    },
-    /// Of a graph within, as it was when it was added.
-    Graph(Vec<Work>),
-}
 
 #[derive(Clone, Default)]
 pub(crate) struct Graph {
@@ -75,75 +49,6 @@ pub(crate) struct Executable {
     flags: u64,
 }
 
-/// A stream that is captured.
-#[derive(Clone)]
-pub(crate) struct Capture {
-    graph: usize,
-    /// The nodes that the next one comes after.
-    last: Vec<usize>,
-    /// Is it where the capture began?
-    origin: bool,
-}
-
-/// Has work done by a stream.
-pub(crate) fn perform(driver: &Driver, state: &mut State, number: usize, work: &Work) -> Done {
-    match work {
-        Work::Empty => {}
-        Work::Kernel { nanoseconds } => {
-            stream::work(state, number, *nanoseconds)?;
-        }
-        Work::Copy(copy) => {
-            copy.perform(state)?;
-            stream::work(state, number, 0)?;
-        }
-        Work::Fill(fill) => {
-            fill.perform(state)?;
-            stream::work(state, number, 0)?;
-        }
-        Work::Host { function, data } => {
-            let (function, data) = (*function, Theirs(ptr::with_exposed_provenance_mut(*data)));
-            stream::call(state, number, move || {
-                // SAFETY: the program asked for this call, with this argument.
-                unsafe { function(data.pointer()) };
-            })?;
-        }
-        Work::Record(event) => event::record(state, *event, number)?,
-        Work::Wait(event) => {
-            if let Some(end) = of(&state.events, *event)?.recorded.clone() {
-                of_mut(&mut state.streams, number)?.end.join(&end);
-            }
-        }
-        Work::Alloc { address, bytes } => {
-            let (address, bytes) = (*address, *bytes);
-            if state.allocations.contains_key(&address) {
-                return Err(INVALID_VALUE);
-            }
-            let context = of(&state.streams, number)?.context;
-            let device = of(&state.contexts, context)?.device;
-            let charge = bytes.next_multiple_of(space::GRANULE);
-            driver.charge(state, device, charge)?;
-            let number = state.number();
-            let kind = Kind::Graph;
-            let allocation = Allocation {
-                kind,
-                bytes,
-                charge,
-                context,
-                device,
-                number,
-            };
-            state.allocations.insert(address, allocation);
-        }
-        Work::Free { address } => driver.free(state, *address)?,
-        Work::Graph(within) => {
-            for work in within {
-                perform(driver, state, number, work)?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The nodes of a graph, and their work.
 fn flat(state: &State, graph: usize) -> Done<Vec<(usize, Work)>> {
     let nodes = &of(&state.graphs, graph)?.nodes;
@@ -151,7 +56,8 @@ fn flat(state: &State, graph: usize) -> Done<Vec<(usize, Work)>> {
     Ok(nodes.iter().filter_map(work).collect())
 }
 
-fn add(state: &mut State, graph: usize, after: Vec<usize>, work: Work) -> Done<usize> {
+/// Adds a node.
+pub(crate) fn add(state: &mut State, graph: usize, after: Vec<usize>, work: Work) -> Done<usize> {
     for node in &after {
         if of(&state.nodes, *node)?.graph != graph {
             return Err(INVALID_VALUE);
@@ -163,54 +69,9 @@ fn add(state: &mut State, graph: usize, after: Vec<usize>, work: Work) -> Done<u
     Ok(number)
 }
 
-/// Adds the work to the graph that the stream is captured to, if it is.
-pub(crate) fn captured(state: &mut State, number: usize, work: Work) -> Done<Option<usize>> {
-    let capture = of(&state.streams, number)?.capture.clone();
-    match (&work, capture) {
-        (Work::Wait(event), capture) => {
-            let Some((graph, nodes)) = of(&state.events, *event)?.captured.clone() else {
-                // Of work that is not captured: nothing to wait for later.
-                return Ok(capture.map(|_| 0));
-            };
-            let stream = of_mut(&mut state.streams, number)?;
-            let capture = stream.capture.get_or_insert(Capture {
-                graph,
-                last: Vec::new(),
-                origin: false,
-            });
-            if capture.graph != graph {
-                return Err(CAPTURE_INVALIDATED);
-            }
-            capture.last.extend(nodes);
-            Ok(Some(0))
-        }
-        (Work::Record(event), Some(capture)) => {
-            of_mut(&mut state.events, *event)?.captured = Some((capture.graph, capture.last));
-            Ok(Some(0))
-        }
-        (_, Some(capture)) => {
-            let node = add(state, capture.graph, capture.last, work)?;
-            let stream = of_mut(&mut state.streams, number)?;
-            if let Some(capture) = &mut stream.capture {
-                capture.last = vec![node];
-            }
-            Ok(Some(node))
-        }
-        (_, None) => Ok(None),
-    }
-}
-
-/// An allocation by a stream that is captured: its address is known, its memory comes with
-/// the launch.
-pub(crate) fn capture_allocation(state: &mut State, number: usize, bytes: u64) -> Done<u64> {
-    let address = space::map(bytes).ok_or(OUT_OF_MEMORY)?;
-    captured(state, number, Work::Alloc { address, bytes })?;
-    Ok(address)
-}
-
 /// # Safety
 /// There are so many handles there.
-unsafe fn nodes(from: *const CUgraphNode, count: usize) -> Done<Vec<usize>> {
+pub(crate) unsafe fn nodes(from: *const CUgraphNode, count: usize) -> Done<Vec<usize>> {
     if from.is_null() && count > 0 {
         return Err(INVALID_VALUE);
     }
@@ -337,49 +198,6 @@ fn set_in(executable: CUgraphExec, node: CUgraphNode, work: Work) -> Done {
         .find(|(number, _)| *number == id(node));
     found.ok_or(INVALID_VALUE)?.1 = work;
     Ok(())
-}
-
-fn begin(stream: CUstream, graph: Option<usize>, last: Vec<usize>) -> Done {
-    let here = here()?;
-    let mut state = here.driver.state();
-    if id(stream) < 2 {
-        return Err(CAPTURE_INVALIDATED);
-    }
-    let number = stream::number(&state, stream)?;
-    if of(&state.streams, number)?.capture.is_some() {
-        return Err(crate::code::INVALID_VALUE);
-    }
-    let graph = match graph {
-        Some(graph) => {
-            of(&state.graphs, graph)?;
-            graph
-        }
-        None => {
-            let graph = state.number();
-            state.graphs.insert(graph, Graph::default());
-            graph
-        }
-    };
-    of_mut(&mut state.streams, number)?.capture = Some(Capture {
-        graph,
-        last,
-        origin: true,
-    });
-    Ok(())
-}
-
-fn capture_of(stream: CUstream) -> Done<Option<Capture>> {
-    let here = here()?;
-    let state = here.driver.state();
-    let number = stream::number(&state, stream)?;
-    Ok(of(&state.streams, number)?.capture.clone())
-}
-
-fn status(capture: Option<&Capture>) -> CUstreamCaptureStatus {
-    match capture {
-        Some(_) => CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE,
-        None => CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE,
-    }
 }
 
 driver! {
@@ -728,8 +546,9 @@ driver! {
         let on = |(node, _): &&(usize, Work)| !executable.off.contains(node);
         let all: Vec<Work> =
             executable.work.iter().filter(on).map(|(_, work)| work.clone()).collect();
-        for work in all {
-            perform(here.driver, &mut state, number, &work)?;
+        let all = Work::Graph(all);
+        if captured(&mut state, number, all.clone())?.is_none() {
+            perform(here.driver, &mut state, number, &all)?;
         }
     }
 
@@ -772,106 +591,5 @@ driver! {
         let ours = |found: &&Allocation| found.device == device && found.kind == Kind::Graph;
         let sum: u64 = state.allocations.values().filter(ours).map(|found| found.charge).sum();
         out(value.cast::<u64>(), sum)?;
-    }
-
-    fn cuStreamBeginCapture_v2(hStream: CUstream, mode: Of<CUstreamCaptureMode>) {
-        if mode.number() > 2 {
-            return Err(INVALID_VALUE);
-        }
-        begin(hStream, None, Vec::new())?;
-    }
-
-    [older]
-    fn cuStreamBeginCapture(hStream: CUstream) {
-        begin(hStream, None, Vec::new())?;
-    }
-
-    fn cuStreamBeginCaptureToGraph(
-        hStream: CUstream,
-        hGraph: CUgraph,
-        dependencies: *const CUgraphNode,
-        dependencyData: *const CUgraphEdgeData,
-        numDependencies: usize,
-        mode: Of<CUstreamCaptureMode>,
-    ) {
-        let _ = (dependencyData, mode);
-        begin(hStream, Some(id(hGraph)), nodes(dependencies, numDependencies)?)?;
-    }
-
-    fn cuStreamEndCapture(hStream: CUstream, phGraph: *mut CUgraph) {
-        let here = here()?;
-        let mut state = here.driver.state();
-        let number = stream::number(&state, hStream)?;
-        let capture = of(&state.streams, number)?.capture.clone();
-        let capture = capture.filter(|capture| capture.origin).ok_or(INVALID_VALUE)?;
-        for stream in state.streams.values_mut() {
-            if stream.capture.as_ref().is_some_and(|other| other.graph == capture.graph) {
-                stream.capture = None;
-            }
-        }
-        for event in state.events.values_mut() {
-            event.captured = None;
-        }
-        out(phGraph, handle(capture.graph))?;
-    }
-
-    fn cuStreamIsCapturing(hStream: CUstream, captureStatus: *mut CUstreamCaptureStatus) {
-        out(captureStatus, status(capture_of(hStream)?.as_ref()))?;
-    }
-
-    [older]
-    fn cuStreamGetCaptureInfo(
-        hStream: CUstream,
-        captureStatus_out: *mut CUstreamCaptureStatus,
-        id_out: *mut cuuint64_t,
-    ) {
-        let capture = capture_of(hStream)?;
-        out(captureStatus_out, status(capture.as_ref()))?;
-        out_if(id_out, capture.map_or(0, |capture| wide(capture.graph)));
-    }
-
-    [older]
-    fn cuStreamGetCaptureInfo_v2(
-        hStream: CUstream,
-        captureStatus_out: *mut CUstreamCaptureStatus,
-        id_out: *mut cuuint64_t,
-        graph_out: *mut CUgraph,
-        dependencies_out: *mut *const CUgraphNode,
-        numDependencies_out: *mut usize,
-    ) {
-        let capture = capture_of(hStream)?;
-        out(captureStatus_out, status(capture.as_ref()))?;
-        let graph = capture.map_or(0, |capture| capture.graph);
-        out_if(id_out, wide(graph));
-        out_if(graph_out, handle(graph));
-        out_if(dependencies_out, ptr::null());
-        out_if(numDependencies_out, 0);
-    }
-
-    fn cuStreamGetCaptureInfo_v3(
-        hStream: CUstream,
-        captureStatus_out: *mut CUstreamCaptureStatus,
-        id_out: *mut cuuint64_t,
-        graph_out: *mut CUgraph,
-        dependencies_out: *mut *const CUgraphNode,
-        edgeData_out: *mut *const CUgraphEdgeData,
-        numDependencies_out: *mut usize,
-    ) {
-        let capture = capture_of(hStream)?;
-        out(captureStatus_out, status(capture.as_ref()))?;
-        let graph = capture.map_or(0, |capture| capture.graph);
-        out_if(id_out, wide(graph));
-        out_if(graph_out, handle(graph));
-        out_if(dependencies_out, ptr::null());
-        out_if(edgeData_out, ptr::null());
-        out_if(numDependencies_out, 0);
-    }
-
-    fn cuThreadExchangeStreamCaptureMode(mode: *mut CUstreamCaptureMode) {
-        if mode.is_null() {
-            return Err(INVALID_HANDLE);
-        }
-        // No call is forbidden here while others capture, so all modes are the same.
-        mode.cast::<u32>().write(0);
     }
 }

@@ -13,13 +13,14 @@ use cudarc::driver::sys::{
 use crate::{
     abi::Of,
     call::{handle, id, out},
-    code::{Done, INVALID_HANDLE, INVALID_VALUE, UNKNOWN},
+    capture::{capture_allocation, captured},
+    code::{Done, INVALID_VALUE, UNKNOWN},
     context::here,
     driver::{self, Driver},
-    graph::{self, Work},
     memory::wide,
     state::{Kind, State, of, of_mut},
     stream,
+    work::Work,
 };
 
 pub(crate) struct Pool {
@@ -151,7 +152,7 @@ fn allocate(to: *mut CUdeviceptr, bytes: usize, pool: Option<usize>, stream: CUs
     let mut state = here.driver.state();
     let number = stream::number(&state, stream)?;
     let address = match of(&state.streams, number)?.capture.is_some() {
-        true => graph::capture_allocation(&mut state, number, wide(bytes))?,
+        true => capture_allocation(&mut state, number, wide(bytes))?,
         false => {
             let pool = match pool {
                 Some(pool) => pool,
@@ -324,12 +325,12 @@ driver! {
         let mut state = here.driver.state();
         let number = stream::number(&state, hStream)?;
         let address = dptr;
-        if graph::captured(&mut state, number, Work::Free { address })?.is_some() {
+        if captured(&mut state, number, Work::Free { address })?.is_some() {
             return Ok(());
         }
         let found = state.allocations.get(&address).ok_or(INVALID_VALUE)?;
         if found.kind.host() || found.kind == Kind::Variable {
-            return Err(INVALID_HANDLE);
+            return Err(INVALID_VALUE);
         }
         here.driver.free(&mut state, address)?;
     }

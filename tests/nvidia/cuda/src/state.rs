@@ -65,6 +65,8 @@ pub(crate) struct Context {
     /// The streams that have no handle of their own.
     pub(crate) legacy: usize,
     pub(crate) per_thread: usize,
+    /// When the work of streams that were destroyed ends.
+    pub(crate) left: End,
 }
 
 pub(crate) struct Event {

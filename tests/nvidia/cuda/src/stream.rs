@@ -13,13 +13,14 @@ use cudarc::driver::sys::{
 use crate::{
     abi::Of,
     call::{at, handle, id, out, out_if},
+    capture::{Capture, captured},
     code::{Done, INVALID_HANDLE, INVALID_VALUE, NOT_READY},
     context::{Here, here},
     driver::{self, Driver},
-    graph::{self, Work},
     pool,
     state::{State, of, of_mut, taken},
     time::{End, HostFunction, Time, now},
+    work::{Work, perform},
 };
 
 pub(crate) struct Stream {
@@ -30,7 +31,7 @@ pub(crate) struct Stream {
     /// When all that was asked for ends.
     pub(crate) end: End,
     /// The graph that takes what is asked for, instead of the device.
-    pub(crate) capture: Option<graph::Capture>,
+    pub(crate) capture: Option<Capture>,
 }
 
 impl Stream {
@@ -103,9 +104,22 @@ pub(crate) fn work(state: &mut State, number: usize, nanoseconds: Time) -> Done<
     Ok(end)
 }
 
+/// When all has ended that a stream waits for: the legacy stream for the others too.
+fn done(state: &State, number: usize) -> Done<End> {
+    let stream = of(&state.streams, number)?;
+    match of(&state.contexts, stream.context)?.legacy == number {
+        true => begin(state, number),
+        false => Ok(stream.end.clone()),
+    }
+}
+
 /// When all ends that a context was asked for.
 pub(crate) fn all(state: &State, context: usize) -> End {
-    let mut end = End::default();
+    let left = state
+        .contexts
+        .get(&context)
+        .map(|context| context.left.clone());
+    let mut end = left.unwrap_or_default();
     for stream in state
         .streams
         .values()
@@ -129,8 +143,9 @@ pub(crate) fn call(
     function: impl FnOnce() + Send + 'static,
 ) -> Done {
     let before = begin(state, number)?;
-    let started = HostFunction::start(before, function);
-    of_mut(&mut state.streams, number)?.end.host.push(started);
+    // It waits for all before it, so whoever waits for it need not.
+    let (at, host) = (before.at, vec![HostFunction::start(before, function)]);
+    of_mut(&mut state.streams, number)?.end = End { at, host };
     Ok(())
 }
 
@@ -182,7 +197,11 @@ driver! {
             return Err(INVALID_HANDLE);
         }
         // What it was asked for is done all the same, at its time.
-        taken(&mut driver::get()?.state().streams, id(hStream))?;
+        let mut state = driver::get()?.state();
+        let stream = taken(&mut state.streams, id(hStream))?;
+        if let Some(context) = state.contexts.get_mut(&stream.context) {
+            context.left.join(&stream.end);
+        }
     }
 
     fn cuStreamSynchronize(hStream: CUstream) {
@@ -192,15 +211,14 @@ driver! {
             if of(&state.streams, number)?.capture.is_some() {
                 return Err(crate::code::CAPTURE_INVALIDATED);
             }
-            begin(&state, number)?
+            done(&state, number)?
         };
         synchronize(here.driver, &end);
     }
 
     fn cuStreamQuery(hStream: CUstream) {
         let (here, number) = known(hStream)?;
-        let stream_end = of(&here.driver.state().streams, number)?.end.clone();
-        if !stream_end.passed() {
+        if !done(&here.driver.state(), number)?.passed() {
             return Err(NOT_READY);
         }
     }
@@ -209,7 +227,7 @@ driver! {
         let _ = Flags;
         let (here, number) = known(hStream)?;
         let mut state = here.driver.state();
-        if graph::captured(&mut state, number, Work::Wait(id(hEvent)))?.is_some() {
+        if captured(&mut state, number, Work::Wait(id(hEvent)))?.is_some() {
             return Ok(());
         }
         let recorded = of(&state.events, id(hEvent))?.recorded.clone();
@@ -282,8 +300,8 @@ driver! {
         let (here, number) = known(hStream)?;
         let mut state = here.driver.state();
         let work = Work::Host { function, data: userData.expose_provenance() };
-        if graph::captured(&mut state, number, work.clone())?.is_none() {
-            graph::perform(here.driver, &mut state, number, &work)?;
+        if captured(&mut state, number, work.clone())?.is_none() {
+            perform(here.driver, &mut state, number, &work)?;
         }
     }
 
