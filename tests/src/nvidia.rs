@@ -112,7 +112,12 @@ impl Nvidia {
     /// A command on it.
     #[must_use]
     pub fn divvy(&self, words: &str) -> Divvy {
-        self.machine.divvy(&format!("{} {words}", self.setting()))
+        let mut words: Vec<&str> = words.split_whitespace().collect();
+        let setting = self.setting();
+        // Behind the verb: a setting before it gives way to those behind it.
+        let verb = words.iter().position(|word| !word.starts_with('-'));
+        words.insert(verb.map_or(0, |at| at + 1), &setting);
+        self.machine.divvy(&words.join(" "))
     }
 
     /// Its GPUs and instances, as `divvy devices --json` shows them.

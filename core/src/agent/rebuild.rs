@@ -198,6 +198,7 @@ impl Lost {
             .devices
             .iter()
             .map(|device| Slice {
+                level: None,
                 plugin: device.plugin.clone(),
                 part: divvy_plugin::Slice {
                     slot: UNKNOWN.into(),

@@ -282,20 +282,14 @@ fn check(machine: &Machine, request: &Request, way: &[Option<Amount>]) -> Result
             && slot.level < least
             && !BASE_SLOTS.contains(&name(ix))
         {
-            let word = |level| {
-                let value = serde_json::to_value(level).ok();
-                value
-                    .and_then(|v| v.as_str().map(str::to_owned))
-                    .unwrap_or_default()
-            };
             return Err(Box::new(Refusal::new(
                 RefusalCode::EnforcementTooWeak,
                 name(ix),
                 format!(
                     "{}: its limit is {}, below the {} that was asked for; ask for a lower --min-level or another slot",
                     name(ix),
-                    word(slot.level),
-                    word(least)
+                    slot.level.as_str(),
+                    least.as_str()
                 ),
             )));
         }

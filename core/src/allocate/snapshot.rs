@@ -325,6 +325,7 @@ impl Snapshot {
             let name = machine.device_name(grant.device);
             let capacities = &machine.kind(grant.device.0).capacities;
             Slice {
+                level: Some(machine.view(grant.slot).level),
                 plugin: name.plugin,
                 part: divvy_plugin::Slice {
                     slot: machine.view(grant.slot).name.to_string(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::args::{Ask, LevelName, NearName, PolicyName};
-use super::output::Failure;
+use super::output::{Failure, unit_of};
 use crate::agent::AgentError;
 use crate::model::{Amount, EnforcementLevel, Near, Policy, Request, parse_amount};
 
@@ -78,7 +78,7 @@ fn add_pair(slots: &mut Amounts, option: &str, text: &str) -> Result<(), Failure
 /// What a slot's unit is only its plugin knows, but for memory, which is
 /// `mem` or `PLUGIN.mem` everywhere.
 fn add(slots: &mut Amounts, slot: &str, text: &str) -> Result<(), Failure> {
-    let bytes = slot == "mem" || slot.ends_with(".mem");
+    let bytes = unit_of(slot) == "byte";
     let unit = match slot {
         _ if bytes => "byte",
         "cpu" => "core",

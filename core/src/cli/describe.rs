@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::args::{Global, Named};
-use super::output::{Failure, ago, print_json, printable};
+use super::output::{Failure, ago, level, print_json, printable, unit_of};
 use super::{divvy, ps};
 use crate::agent::AgentError;
 use crate::embed::Divvy;
@@ -83,12 +83,12 @@ fn show(record: &Record) {
         say!("pid         {pid}");
     }
     for (i, slice) in record.slices.iter().enumerate() {
-        let unit = if slice.part.slot == "mem" { "byte" } else { "" };
         say!(
-            "slice       {} {} on {}",
+            "slice       {} {} on {}{}",
             slice.part.slot,
-            format_amount(slice.part.amount, unit),
-            slice.device()
+            format_amount(slice.part.amount, unit_of(&slice.part.slot)),
+            slice.device(),
+            level(slice)
         );
         if let Some(why) = record.why.get(i) {
             say!("            {}", printable(why));

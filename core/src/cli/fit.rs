@@ -1,7 +1,7 @@
 //! `divvy fit`, and `divvy run --dry-run`.
 
 use super::args::{Fit, Global};
-use super::output::{Failure, amounts, print_json, printable};
+use super::output::{Failure, amounts, level, print_json, printable};
 use super::{ask, divvy};
 use crate::model::Request;
 
@@ -21,8 +21,8 @@ pub(super) async fn show(
         return Ok(0);
     }
     say!("it fits: {}", amounts(&decision.granted, None));
-    for why in &decision.why {
-        say!("  {}", printable(why));
+    for (why, slice) in decision.why.iter().zip(&decision.slices) {
+        say!("  {}{}", printable(why), level(slice));
     }
     Ok(0)
 }

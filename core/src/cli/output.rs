@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::FAILED;
 use crate::agent::AgentError;
-use crate::model::{Amount, Inventory, format_amount};
+use crate::model::{Amount, Inventory, Slice, format_amount};
 
 /// A failure, with its exit code.
 #[derive(Debug)]
@@ -106,20 +106,27 @@ pub(super) fn amounts<'a>(
     let all: Vec<String> = amounts
         .into_iter()
         .map(|(slot, amount)| {
-            let unit = inventory.and_then(|i| i.slot(slot)).map_or_else(
-                || {
-                    if slot == "mem" || slot.ends_with(".mem") {
-                        "byte"
-                    } else {
-                        ""
-                    }
-                },
-                |s| s.unit.as_str(),
-            );
+            let unit = inventory.and_then(|i| i.slot(slot));
+            let unit = unit.map_or_else(|| unit_of(slot), |s| s.unit.as_str());
             format!("{slot} {}", format_amount(*amount, unit))
         })
         .collect();
     all.join(", ")
+}
+
+/// What a slot counts as far as its name says it: bytes of `mem` and `PLUGIN.mem`.
+pub(super) fn unit_of(slot: &str) -> &'static str {
+    match slot == "mem" || slot.ends_with(".mem") {
+        true => "byte",
+        false => "",
+    }
+}
+
+/// ` (kernel)`: how firmly a slice's limit holds, where it is known.
+pub(super) fn level(slice: &Slice) -> String {
+    slice
+        .level
+        .map_or_else(String::new, |level| format!(" ({})", level.as_str()))
 }
 
 /// `3m`, `2h`: how long ago.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Amount, DeviceRef, Edits};
+use super::{Amount, DeviceRef, Edits, EnforcementLevel};
 
 /// A part of one device granted to one workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +15,9 @@ pub struct Slice {
     /// Slot, device, and amounts.
     #[serde(flatten)]
     pub part: divvy_plugin::Slice,
+    /// How firmly its limit holds; `None` in records of versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<EnforcementLevel>,
 }
 
 impl Slice {

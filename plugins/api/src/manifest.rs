@@ -218,3 +218,16 @@ pub enum EnforcementLevel {
     /// The device enforces it.
     Hardware,
 }
+
+impl EnforcementLevel {
+    /// Its word, as documents have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Advisory => "advisory",
+            Self::Cooperative => "cooperative",
+            Self::Kernel => "kernel",
+            Self::Hardware => "hardware",
+        }
+    }
+}
