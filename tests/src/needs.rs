@@ -1,7 +1,8 @@
 //! What some tests need and not every machine has. Each answers how to get it.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 type Need = Result<(), &'static str>;
 
@@ -41,6 +42,65 @@ pub fn dockerd() -> Need {
     (on_path("dockerd") || beside.iter().any(|p| p.is_file()))
         .then_some(())
         .ok_or("apt install docker.io")
+}
+
+/// glibc's `ldconfig`.
+///
+/// # Errors
+/// It is not where it always is.
+pub fn ldconfig() -> Need {
+    let there = ["/sbin/ldconfig", "/usr/sbin/ldconfig"].map(Path::new);
+    (there.iter().any(|p| p.is_file()))
+        .then_some(())
+        .ok_or("a system with glibc")
+}
+
+/// The real libraries of NVIDIA's driver, as Debian packages them.
+///
+/// # Errors
+/// They cannot be fetched.
+pub fn debians_driver_libraries() -> Need {
+    driver_libraries().map(drop)
+}
+
+/// Fetches Debian's packages of the driver's libraries, once, and unpacks them; nothing is
+/// installed. The folder of the libraries.
+///
+/// They are in the component `non-free` of wherever this machine's packages come from.
+///
+/// # Errors
+/// They cannot be fetched.
+pub fn driver_libraries() -> Result<PathBuf, &'static str> {
+    const WHY: &str = "Debian 12 or newer with apt, and its component non-free within reach";
+    let folder = crate::machine::target_folder().join("nvidia-driver-libraries");
+    let libraries = folder.join("root/usr/lib/x86_64-linux-gnu/nvidia/current");
+    if libraries.join("libnvidia-ml.so.1").exists() {
+        return Ok(libraries);
+    }
+    let script = r#"
+        set -e
+        mkdir -p "$1/new/parts" "$1/new/lists/partial" "$1/new/cache/archives/partial"
+        cd "$1/new"
+        exec 9>"$1/lock"
+        flock 9
+        [ -e "$1/root" ] && exit 0
+        sed 's/^Components:.*/Components: non-free/' /etc/apt/sources.list.d/debian.sources > parts/x.sources
+        apt="apt-get -q -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$PWD/parts
+            -o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD/cache -o APT::Sandbox::User=root"
+        $apt update
+        $apt download libnvidia-ml1 libcuda1
+        for package in *.deb; do dpkg -x "$package" root; done
+        mv root "$1/root"
+        rm -r "$1/new""#;
+    let fetched = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(&folder)
+        .output();
+    let there = libraries.join("libnvidia-ml.so.1").exists();
+    match fetched {
+        Ok(output) if output.status.success() && there => Ok(libraries),
+        _ => Err(WHY),
+    }
 }
 
 /// Python 3.

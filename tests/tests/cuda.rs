@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use divvy_nvidia_machine::{Answer, Description, Fault, Gpu, Instance, Link};
 use divvy_tests::nvidia::{Nvidia, description, ready};
 use divvy_tests::rootfs::text;
-use divvy_tests::{Machine, requires};
+use divvy_tests::{Machine, needs, requires};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -888,4 +889,162 @@ fn a_bad_setting_is_named() {
             "{setting}: {output}"
         );
     }
+}
+
+// === the plugin as a whole ===
+
+#[test]
+fn it_keeps_the_contract() {
+    for name in ["h100x8", "a100-mig", "broken", "old-driver"] {
+        let nvidia = Nvidia::ready(name);
+        let file = nvidia.machine.plugin_file("cuda");
+        let root = format!("--set=root={}", nvidia.root().display());
+        let check = nvidia.machine.divvy("plugin check").arg(file).arg(root);
+        check.run().succeeds().says(", 0 failed, ");
+    }
+}
+
+/// The loader's cache leads to libraries in folders that nobody would guess.
+#[test]
+fn libraries_are_found_as_the_loader_finds_them() {
+    requires!(root, ldconfig);
+    let nvidia = Nvidia::ready("t4");
+    let root = nvidia.root();
+    for folder in ["opt/vendor/driver", "usr/lib64", "usr/lib/wsl/lib"] {
+        let at = root.join(folder);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        fs::rename(nvidia.libraries(), &at).unwrap();
+        if folder.starts_with("opt") {
+            says(&nvidia, "absent", &["no NVIDIA driver"]);
+            fs::create_dir_all(root.join("etc")).unwrap();
+            fs::write(root.join("etc/ld.so.conf"), format!("/{folder}\n")).unwrap();
+            let ldconfig = ["/sbin/ldconfig", "/usr/sbin/ldconfig"];
+            let ldconfig = ldconfig.iter().find(|p| fs::exists(p).unwrap()).unwrap();
+            let status = Command::new(ldconfig)
+                .arg("-r")
+                .arg(&root)
+                .status()
+                .unwrap();
+            assert!(status.success());
+        }
+        assert_eq!(nvidia.devices().len(), 1, "{folder}");
+        fs::rename(&at, nvidia.root().join("usr/lib/x86_64-linux-gnu")).unwrap();
+        // A cache that leads nowhere, and one that is none.
+        fs::write(
+            root.join("etc/ld.so.cache"),
+            b"glibc-ld.so.cache1.1\xff\xff\xff\xff",
+        )
+        .unwrap();
+        assert_eq!(nvidia.devices().len(), 1, "{folder}");
+    }
+    // Debian has the files in a folder of their own, and links to them.
+    let libraries = nvidia.libraries();
+    let own = libraries.join("nvidia/current");
+    let names: Vec<_> = fs::read_dir(&libraries)
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    fs::create_dir_all(&own).unwrap();
+    for name in names {
+        fs::rename(libraries.join(&name), own.join(&name)).unwrap();
+    }
+    for name in ["libnvidia-ml.so.1", "libcuda.so.1"] {
+        symlink(format!("nvidia/current/{name}"), libraries.join(name)).unwrap();
+    }
+    assert_eq!(nvidia.devices().len(), 1);
+}
+
+/// Debian's own libraries of the driver, without the driver.
+#[test]
+fn with_real_libraries_and_no_driver_the_reason_is_plain() {
+    requires!(root, debians_driver_libraries);
+    let folder = needs::driver_libraries().unwrap();
+    let had = fs::exists("/dev/nvidiactl").unwrap();
+    let machine = Machine::with(&["cpu", "cuda"]);
+    let divvy = machine.divvy("--json devices");
+    let set = ["nvml", "cuda"].map(|library| {
+        let name = if library == "nvml" {
+            "libnvidia-ml.so.1"
+        } else {
+            "libcuda.so.1"
+        };
+        format!("--set=cuda.{library}={}", folder.join(name).display())
+    });
+    let answer = divvy.args(&set).run().succeeds().json();
+    let failed = &answer["failed_plugins"][0];
+    assert_eq!(
+        (&failed["plugin"], &failed["absent"]),
+        (&json!("cuda"), &json!(true))
+    );
+    assert!(
+        text(&failed["message"]).contains("modprobe nvidia"),
+        "{failed:#}"
+    );
+    // Real NVML, asked as root, makes this node even so; there is no driver behind it.
+    if !had {
+        let _ = fs::remove_file("/dev/nvidiactl");
+    }
+    let run = machine.divvy("run --rm --cpu 0.1 --mem 64MiB");
+    run.args(&set).args(["--", "true"]).run().succeeds();
+    if !had {
+        let _ = fs::remove_file("/dev/nvidiactl");
+    }
+}
+
+// === machines by name ===
+
+#[test]
+fn a_machine_is_taken_by_its_folder_and_has_a_state_of_its_own() {
+    requires!(root);
+    let nvidia = Nvidia::ready("h100x8");
+    let folder = nvidia.root().parent().unwrap().to_owned();
+    let divvy = |words: &str| {
+        nvidia
+            .machine
+            .divvy(&format!("--machine {} {words}", folder.display()))
+    };
+    let devices = divvy("devices").run().succeeds();
+    devices
+        .says("NVIDIA H100 80GB HBM3")
+        .complains("simulated machine nvidia: 8 × NVIDIA H100");
+    // Whoever reads JSON is not disturbed.
+    let json = divvy("--json devices").run().succeeds();
+    assert_eq!(json.stderr, "");
+    let job = "run --rm --gpu 2 --cpu 0.1 --mem 64MiB -- ls /dev";
+    divvy(job).run().succeeds().says("nvidia1");
+    let check = divvy("plugin check").arg(nvidia.machine.plugin_file("cuda"));
+    check.run().succeeds().says(", 0 failed, ");
+
+    // By name, beside the plugin folder.
+    let machines = nvidia.machine.path().join("machines");
+    fs::create_dir(&machines).unwrap();
+    fs::rename(&folder, machines.join("mine")).unwrap();
+    let named = nvidia.machine.divvy("--machine mine devices").run();
+    named.succeeds().says("NVIDIA H100 80GB HBM3");
+    let unknown = nvidia
+        .machine
+        .divvy("--machine h100x9 devices")
+        .run()
+        .exits(125);
+    unknown.complains("there are mine [no_machine]");
+    fs::write(machines.join("mine/machine.toml"), "sumary = 1").unwrap();
+    let wrong = nvidia
+        .machine
+        .divvy("--machine mine devices")
+        .run()
+        .exits(125);
+    wrong.complains("machine.toml is wrong").complains("sumary");
+}
+
+#[test]
+fn an_agent_of_another_machine_is_not_asked() {
+    requires!(root);
+    let nvidia = Nvidia::ready("h100x8");
+    let folder = nvidia.root().parent().unwrap().display().to_string();
+    let agent = nvidia.machine.default_agent();
+    let divvy = |words: &str| nvidia.machine.divvy(&format!("--machine {folder} {words}"));
+    divvy("devices").run().succeeds().says("NVIDIA H100");
+    let real = nvidia.machine.divvy("devices").run().succeeds();
+    assert!(!real.stdout.contains("NVIDIA H100"), "{real}");
+    agent.end().succeeds();
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use divvy_nvidia_machine::{Libraries, stage};
 use tempfile::TempDir;
 
 /// Built binaries and a temporary folder, removed when dropped.
@@ -17,6 +18,10 @@ pub(crate) struct Place {
     pub(crate) divvy: PathBuf,
     /// A plugin folder with the CPU plugin alone.
     pub(crate) cpu: PathBuf,
+    /// A plugin folder with the CUDA plugin alone.
+    pub(crate) cuda: PathBuf,
+    /// A machine with eight GPUs that are not there.
+    pub(crate) gpus: PathBuf,
     /// A plugin folder with the plugin that does nothing alone.
     pub(crate) tick: PathBuf,
     /// Owned by us, writable by nobody else, on a disk.
@@ -30,7 +35,17 @@ impl Place {
         let exe = std::env::current_exe()?;
         let target = exe.ancestors().nth(3).ok_or("no target folder")?.to_owned();
         println!("building divvy and its plugins in release (minutes, the first time)");
-        build(&["divvy", "divvy-plugin-cpu", "divvy-plugin-tick"], &target)?;
+        build(
+            &[
+                "divvy",
+                "divvy-plugin-cpu",
+                "divvy-plugin-cuda",
+                "divvy-plugin-tick",
+                "divvy-nvidia-nvml",
+                "divvy-nvidia-cuda",
+            ],
+            &target,
+        )?;
         // /tmp may be memory, which makes every commit free: /var/tmp is a disk.
         let base = std::env::var_os("DIVVY_BENCH_DIR").unwrap_or_else(|| "/var/tmp".into());
         let folder = tempfile::Builder::new()
@@ -40,6 +55,8 @@ impl Place {
         Ok(Self {
             divvy: release.join("divvy"),
             cpu: plugin_folder(&release, folder.path(), "cpu")?,
+            cuda: plugin_folder(&release, folder.path(), "cuda")?,
+            gpus: gpus(&release, folder.path())?,
             tick: plugin_folder(&release, folder.path(), "tick")?,
             target,
             folder,
@@ -75,4 +92,16 @@ fn plugin_folder(release: &Path, folder: &Path, name: &str) -> Result<PathBuf, B
     let file = format!("libdivvy_plugin_{name}.so");
     fs::copy(release.join(&file), to.join(&file))?;
     Ok(to)
+}
+
+/// Eight H100; what stands for their `/`.
+fn gpus(release: &Path, folder: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let libraries = Libraries {
+        nvml: release.join("libdivvy_nvidia_nvml.so"),
+        cuda: release.join("libdivvy_nvidia_cuda.so"),
+    };
+    let at = folder.join("h100x8");
+    fs::create_dir(&at)?;
+    stage(&divvy_tests::nvidia::description("h100x8"), &libraries, &at)?;
+    Ok(at.join("root"))
 }

@@ -18,6 +18,8 @@ use crate::figures::Figures;
 use crate::place::Place;
 
 const ROUND_TRIP: Duration = Duration::from_micros(20);
+/// Of GPUs that are not there: what the plugin costs, not what a driver does.
+const EIGHT_GPUS: Duration = Duration::from_millis(50);
 const HOST: Duration = Duration::from_millis(5);
 
 pub(crate) fn bench(
@@ -86,6 +88,25 @@ pub(crate) fn bench(
         });
     });
 
+    let mut cuda = OpenRequest::default();
+    let root = place.gpus.display().to_string();
+    cuda.config.insert("root".into(), root);
+    let cuda = client_with(place, &place.cuda, cuda)?;
+    group.bench_function("cuda_discover_8", |b| {
+        b.iter_custom(|n| {
+            let samples = runtime.block_on(async {
+                let mut samples = Vec::new();
+                for _ in 0..n {
+                    let begin = Instant::now();
+                    cuda.discover().await.expect("the CUDA plugin answers");
+                    samples.push(begin.elapsed());
+                }
+                samples
+            });
+            figures.add("plugin/cuda_discover_8", Some(EIGHT_GPUS), samples)
+        });
+    });
+
     group.sample_size(50);
     group.bench_function("host_start", |b| {
         b.iter_custom(|n| {
@@ -101,9 +122,12 @@ pub(crate) fn bench(
 
 /// A client of the one plugin in `folder`; its host starts with the first call.
 fn client(place: &Place, folder: &Path) -> Result<Client, Box<dyn Error>> {
+    client_with(place, folder, OpenRequest::default())
+}
+
+fn client_with(place: &Place, folder: &Path, open: OpenRequest) -> Result<Client, Box<dyn Error>> {
     let file = find(folder)?.pop().ok_or("no plugin")??;
     let deadline = Duration::from_secs(10);
-    let open = OpenRequest::default();
     Ok(Client::new(file, place.divvy.clone(), open, deadline, None))
 }
 

@@ -9,7 +9,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use super::output::Failure;
 use crate::agent;
 use crate::config::Config;
-use crate::embed::{Builder, Socket};
+use crate::embed::{Builder, Simulated, Socket};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -107,8 +107,7 @@ pub(super) struct Global {
 impl Global {
     /// How the agent is reached, or made.
     pub(super) fn builder(&self) -> Result<Builder, Failure> {
-        let exe = std::env::current_exe()
-            .map_err(|e| agent::AgentError::System("cannot find divvy's own executable", e))?;
+        let exe = own_exe()?;
         let config = Config::load(self.config.as_deref()).map_err(agent::AgentError::from)?;
         let mut builder =
             Builder::default()
@@ -139,6 +138,18 @@ impl Global {
         Ok(builder)
     }
 
+    /// The machine that is not there, if one was named.
+    pub(super) fn simulated(&self) -> Result<Option<Simulated>, Failure> {
+        let Some(machine) = &self.machine else {
+            return Ok(None);
+        };
+        let mut builder = Builder::default().exe(own_exe()?).machine(machine);
+        if let Some(folder) = &self.plugin_dir {
+            builder = builder.plugin_dir(folder);
+        }
+        Ok(builder.simulated()?)
+    }
+
     /// The settings of an agent in this process.
     pub(super) fn settings(&self) -> Result<agent::Settings, Failure> {
         Ok(self.builder()?.settings()?.0)
@@ -164,6 +175,12 @@ impl Global {
         }
         Ok(settings)
     }
+}
+
+/// The executable that is started again as plugin host, monitor and OCI runtime.
+pub(super) fn own_exe() -> Result<PathBuf, agent::AgentError> {
+    std::env::current_exe()
+        .map_err(|e| agent::AgentError::System("cannot find divvy's own executable", e))
 }
 
 /// What to do.

@@ -115,8 +115,7 @@ pub fn main() -> ExitCode {
 
 /// That nothing of what follows is real.
 fn say_machine(global: &args::Global) -> Result<(), Failure> {
-    if global.machine.is_some()
-        && let Some(machine) = global.builder()?.simulated()?
+    if let Some(machine) = global.simulated()?
         && !global.json
     {
         tell!(

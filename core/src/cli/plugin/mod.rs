@@ -7,7 +7,7 @@ mod list;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::args::{Global, Plugin};
+use super::args::{Global, Plugin, own_exe};
 use super::output::Failure;
 use crate::agent::AgentError;
 use crate::plugin::check::{Interrupts, Subject};
@@ -44,9 +44,8 @@ fn open(path: &Path) -> Result<Result<PluginFile, FindError>, Failure> {
 
 /// It, with the settings that are meant for it.
 fn subject(global: &Global, file: PluginFile) -> Result<Subject, Failure> {
-    let exe = std::env::current_exe()
-        .map_err(|e| AgentError::System("cannot find divvy's own executable", e))?;
-    let machine = global.builder()?.simulated()?;
+    let exe = own_exe()?;
+    let machine = global.simulated()?;
     let mut config = machine
         .and_then(|mut m| m.plugins.remove(&file.name()))
         .unwrap_or_default();
