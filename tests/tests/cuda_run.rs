@@ -18,7 +18,7 @@ const SMALL: [&str; 2] = ["--cpu=0.16", "--mem=192MiB"];
 
 /// `divvy run` of the clients' root: options and the command come behind it.
 fn clients_on(nvidia: &Nvidia, runtime: &str, options: &str) -> Divvy {
-    let run = nvidia.divvy("run").args(SMALL).args(&words(options));
+    let run = nvidia.divvy("run").args(SMALL).args(words(options));
     match runtime {
         ENGINE => run.args(["--launcher", ENGINE, "clients:1"]),
         runtime => {
@@ -347,7 +347,7 @@ fn an_image_chooses_no_devices() {
         let run = |asks: &str| {
             nvidia
                 .divvy("run --cpu 0.1 --mem 64MiB")
-                .args(&words(asks))
+                .args(words(asks))
                 .args(image)
         };
         got_only_the_first(run("--gpu 1").args(["sh", "-c", GREEDY]).run(), what);
@@ -407,7 +407,7 @@ fn an_image_for_another_driver_is_refused_before_it_starts() {
             let run = |options: &str| {
                 let run = nvidia
                     .divvy("run --rm --cpu 0.1 --mem 64MiB")
-                    .args(&words(options));
+                    .args(words(options));
                 run.args(image)
                     .args(["sh", "-c", "echo ran; echo $NVIDIA_REQUIRE_CUDA"])
                     .run()

@@ -287,6 +287,7 @@ fn gpus(count: u32, node_count: u32) -> Inventory {
         .into(),
         devices: (0..count).map(device).collect(),
         numa_nodes: nodes(node_count),
+        ..Inventory::default()
     }
 }
 
@@ -416,5 +417,6 @@ fn cores(node_count: u32, each: u32) -> Inventory {
             .chain((0..node_count).map(|n| device(format!("node-{n}"), n, "memory", memory)))
             .collect(),
         numa_nodes: nodes(node_count),
+        ..Inventory::default()
     }
 }

@@ -103,6 +103,7 @@ pub(crate) fn shared(place: &Place, figures: &Figures) -> Result<(), Box<dyn Err
 /// A workload with a core and some memory.
 fn record(n: usize) -> Record {
     let slice = |slot: &str, device: &str| Slice {
+        level: None,
         plugin: "cpu".into(),
         part: divvy_plugin::Slice {
             slot: slot.into(),

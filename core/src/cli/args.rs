@@ -16,6 +16,8 @@ Examples:
   divvy devices                                        what is here, and what is free
   divvy run --cpu 0.5 --mem 256MiB -- python3 job.py   half a core, on the host's own root
   divvy run --rootfs ./rootfs --cpu 2 -- /bin/sh -c 'make -j2'
+  divvy run --gpu 0.5 --launcher docker pytorch/pytorch python train.py
+  divvy --machine h100x8 devices                       a machine that is not there, to try it
   divvy run -d --name train ./image.tar                an OCI layout or `docker save` archive
   divvy ps ; divvy logs -f train ; divvy stop train";
 

@@ -159,7 +159,7 @@ pub(crate) fn slice(text: &str) -> Slice {
 
 pub(crate) fn prepare(plugin: &CpuPlugin, slices: &[&str]) -> Result<Edits, PluginError> {
     plugin.prepare(&PrepareRequest::new(
-        "a1".into(),
+        "a1",
         slices.iter().map(|s| slice(s)).collect(),
     ))
 }
