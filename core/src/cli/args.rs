@@ -101,7 +101,7 @@ pub(super) struct Global {
         env = "DIVVY_DOCKER_SOCKET"
     )]
     pub(super) docker_socket: Option<PathBuf>,
-    /// Say more on stderr; twice: much more
+    /// Say more on stderr; twice: much more (or DIVVY_LOG=info)
     #[arg(long, global = true, help_heading = "Everywhere", action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
 }

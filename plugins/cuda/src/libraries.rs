@@ -43,7 +43,9 @@ fn cached(root: &Root, name: &str) -> Vec<String> {
     let Ok(bytes) = fs::read(root.under("etc/ld.so.cache")) else {
         return vec![];
     };
-    let entries = ld_so_cache::parsers::parse_ld_cache(&bytes).and_then(|c| c.get_entries());
+    let parse = || ld_so_cache::parsers::parse_ld_cache(&bytes).and_then(|c| c.get_entries());
+    // A parser's slip is no reason to have no GPUs.
+    let entries = std::panic::catch_unwind(parse).ok().and_then(Result::ok);
     let mut paths: Vec<String> = entries
         .unwrap_or_default()
         .into_iter()
