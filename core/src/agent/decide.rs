@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::held::hold;
 use super::{Agent, AgentError};
 use crate::allocate::{
     self, Choices, DeviceMask, Limits, Refusal, RefusalCode, Snapshot, allocate, explain,
@@ -106,7 +107,7 @@ pub(super) fn decide(
     request: &Request,
 ) -> Result<Decision, AgentError> {
     let mut snapshot = Snapshot::new(inventory);
-    for problem in snapshot.hold(held.iter().flat_map(|r| &r.slices)) {
+    for problem in hold(&mut snapshot, inventory, held) {
         tracing::warn!("{problem}");
     }
     let limits = Limits {

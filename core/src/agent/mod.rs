@@ -22,6 +22,7 @@ mod documents;
 mod engine;
 mod error;
 pub mod events;
+mod held;
 mod hold;
 mod rebuild;
 mod recover;

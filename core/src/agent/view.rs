@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::held::hold;
 use crate::allocate::{Problem, Snapshot};
 use crate::model::{Amount, Device, Inventory, Record};
 
@@ -49,7 +50,7 @@ pub fn describe_inventory(
 ) -> (Vec<DeviceView>, Vec<Problem>) {
     let mut snapshot = Snapshot::new(inventory);
     let held: Vec<&Record> = records.iter().filter(|r| r.holds()).collect();
-    let problems = snapshot.hold(held.iter().flat_map(|r| &r.slices));
+    let problems = hold(&mut snapshot, inventory, &held);
     let views = inventory
         .devices
         .iter()

@@ -283,6 +283,13 @@ impl Snapshot {
     }
 
     /// Closes a device to new work.
+    /// Closes a device to new work; one that is not there is closed already.
+    pub fn shut(&mut self, device: &DeviceRef, why: &str) {
+        if let Some(device) = self.machine.device(&device.plugin, &device.id) {
+            self.close(device.0, why);
+        }
+    }
+
     fn close(&mut self, device: u32, why: &str) {
         self.states[device as usize].closed = true;
         self.closed.insert(device, why.into());
