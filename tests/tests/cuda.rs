@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
 use divvy_nvidia_machine::{Answer, Description, Fault, Gpu, Instance, Link};
@@ -172,10 +172,13 @@ fn each_ready_machine_is_seen_as_it_is_described() {
                 units += instances_are_right(&described, gpu, &devices);
                 continue;
             }
-            // CUDA has no other device than a MIG instance where there is one.
-            if described.gpu.values().all(|gpu| gpu.mig != Some(true)) {
-                assert_eq!(attribute(device, "sms"), json!(gpu.sms), "{at}");
-            }
+            let counted = [
+                "nvmlDeviceGetNumGpuCores",
+                "nvmlDeviceGetCudaComputeCapability",
+            ];
+            let counted = counted.iter().all(|symbol| has(&described, symbol));
+            let sms = if counted { gpu.sms } else { 0 };
+            assert_eq!(attribute(device, "sms"), json!(sms), "{at}");
             let reserved = match has(&described, "nvmlDeviceGetMemoryInfo_v2") {
                 true => gpu.reserved_mib * MIB,
                 false => 0,
@@ -813,18 +816,15 @@ fn nvml_that_crashes_or_answers_nonsense() {
         "nvmlDeviceGetArchitecture",
         "nvmlDeviceGetCudaComputeCapability",
         "nvmlDeviceGetNumGpuCores",
-        "nvmlDeviceGetMigMode",
         "nvmlDeviceGetMaxPcieLinkGeneration",
         "nvmlDeviceGetMaxPcieLinkWidth",
-        "nvmlDeviceGetEnforcedPowerLimit",
+        "nvmlDeviceGetPowerManagementLimit",
         "nvmlDeviceGetEccMode",
         "nvmlDeviceGetVirtualizationMode",
-        "nvmlDeviceGetComputeMode",
         "nvmlDeviceGetGpuFabricInfo",
         "nvmlDeviceGetNvLinkState",
         "nvmlDeviceGetMinorNumber",
         "nvmlSystemGetCudaDriverVersion_v2",
-        "cuInit",
     ];
     // Unknown error; a code that no header has; not supported.
     for code in [999, 4242, 3] {
@@ -845,6 +845,121 @@ fn nvml_that_crashes_or_answers_nonsense() {
             .clone();
         assert_eq!(devices[0]["id"], json!(uuid));
     }
+}
+
+#[test]
+fn what_must_be_known_and_is_not_closes_a_gpu() {
+    // Unknown error; reset required.
+    for code in [999, 16] {
+        for call in [
+            "nvmlDeviceGetUUID",
+            "nvmlDeviceGetMigMode",
+            "nvmlDeviceGetComputeMode",
+        ] {
+            let mut described = many(2);
+            described.fault = vec![Fault {
+                gpu: Some("g00".into()),
+                ..fault(call, Answer::Code(code))
+            }];
+            let devices = Nvidia::of(&described).devices();
+            let ill = device(&devices, &described.gpu["g00"].uuid);
+            assert_eq!(ill["health"]["state"], "unhealthy", "{call}: {ill:#}");
+            let fine = device(&devices, &described.gpu["g01"].uuid);
+            assert_eq!(fine["health"]["state"], "healthy", "{call}: {fine:#}");
+        }
+    }
+}
+
+#[test]
+fn a_module_that_is_gone_leaves_a_file_that_is_anothers() {
+    requires!(root);
+    let nvidia = Nvidia::ready("t4");
+    let file = nvidia.root().join("proc/devices");
+    let devices = fs::read_to_string(&file).unwrap();
+    let without: Vec<&str> = devices
+        .lines()
+        .filter(|l| !l.contains("nvidia-uvm"))
+        .collect();
+    fs::write(&file, without.join("\n")).unwrap();
+    assert!(nvidia.root().join("dev/nvidia-uvm").exists());
+    let device = &nvidia.devices()[0];
+    assert_eq!(device["health"]["state"], "unhealthy", "{device:#}");
+    let nodes = device["nodes"].as_array().unwrap().iter();
+    assert!(
+        nodes.clone().all(|node| node["major"] == 1195),
+        "{device:#}"
+    );
+}
+
+#[test]
+fn libraries_of_another_driver_than_the_kernels_are_said() {
+    let nvidia = Nvidia::ready("t4");
+    let version = description("t4").driver;
+    // An upgrade that nobody restarted after: NVML's own check would come too late for
+    // whoever has it loaded.
+    let file = nvidia.root().join("proc/driver/nvidia/version");
+    let said = fs::read_to_string(&file).unwrap();
+    fs::write(&file, said.replace(&version, "470.82.01")).unwrap();
+    says(
+        &nvidia,
+        "driver",
+        &[&version, "470.82.01", "restart the machine"],
+    );
+}
+
+#[test]
+fn libraries_that_others_can_change_are_not_loaded() {
+    requires!(root);
+    let nvidia = Nvidia::ready("t4");
+    let file = nvidia
+        .libraries()
+        .join("libnvidia-ml.so.1")
+        .canonicalize()
+        .unwrap();
+    let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o666);
+    says(&nvidia, "driver", &["not root's alone", "chmod go-w"]);
+    mode(0o644);
+    std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
+    says(&nvidia, "driver", &["not root's alone", "chown root"]);
+}
+
+#[test]
+fn a_lost_gpu_is_no_switch() {
+    let mut described = description("h100x8");
+    let names: Vec<String> = described.gpu.keys().cloned().collect();
+    for (number, name) in names.iter().enumerate() {
+        let other = names[number ^ 1].clone();
+        let gpu = described.gpu.get_mut(name).unwrap();
+        gpu.nvlink = vec![Link::Gpu(other); 12];
+        gpu.lost = number == 1 || number == 3;
+    }
+    let devices = Nvidia::of(&described).devices();
+    let linked = |name: &String| -> Vec<String> {
+        let device = device(&devices, &described.gpu[name].uuid);
+        let links = device["links"].as_array().cloned().unwrap_or_default();
+        let links = links.iter().filter(|link| link["kind"] == "nvlink");
+        links.map(|link| text(&link["to"]).to_owned()).collect()
+    };
+    assert_eq!(linked(&names[0]), Vec::<String>::new());
+    assert_eq!(linked(&names[4]), [described.gpu[&names[5]].uuid.clone()]);
+}
+
+#[test]
+fn an_exclusive_gpu_is_handed_out_whole_alone() {
+    let nvidia = Nvidia::of(&t4(|_, gpu| gpu.compute_mode = "Exclusive_Process".into()));
+    nvidia
+        .divvy("run --dry-run --gpu 1 -- true")
+        .run()
+        .succeeds();
+    nvidia
+        .divvy("run --dry-run --gpu 0.5 -- true")
+        .run()
+        .exits(125);
+    nvidia
+        .divvy("run --dry-run --gpu-mem 1GiB -- true")
+        .run()
+        .exits(125);
 }
 
 #[test]

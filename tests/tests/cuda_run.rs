@@ -303,6 +303,7 @@ const SHOW: &str = "env | grep -E 'CUDA|NVIDIA|LD_' | sort";
 fn ours(first: &str) -> Vec<String> {
     vec![
         "CUDA_DEVICE_ORDER=PCI_BUS_ID".into(),
+        "CUDA_MPS_PIPE_DIRECTORY=/nonexistent".into(),
         format!("CUDA_VISIBLE_DEVICES={first}"),
         "LD_LIBRARY_PATH=/usr/local/lib/divvy/cuda:/opt/own".into(),
         "NVIDIA_VISIBLE_DEVICES=void".into(),
@@ -532,4 +533,92 @@ fn a_gpu_that_is_lost_before_its_container_starts_is_not_given() {
     assert!(back, "it is given again");
     agent.end().succeeds();
     nothing_is_left(&nvidia.machine);
+}
+
+/// Another GPU in the first one's place, so to say: the same silicon by another name.
+#[test]
+fn silicon_in_use_is_not_given_again_by_another_name() {
+    requires!(root);
+    let cases: [(&str, &str, fn(&mut divvy_nvidia_machine::Description)); 3] = [
+        // An instance whose name changes.
+        ("a100-mig", "--slot cuda.mig-3g.40gb=1", |d| {
+            let gpu = d.gpu.get_mut("divided").unwrap();
+            gpu.instance[0].uuid = "MIG-11111111-2222-3333-4444-555555555555".into();
+        }),
+        // MIG switched off below it.
+        ("a100-mig", "--slot cuda.mig-1g.10gb=1", |d| {
+            let gpu = d.gpu.get_mut("divided").unwrap();
+            (gpu.mig, gpu.instance) = (Some(false), vec![]);
+        }),
+        // A GPU whose UUID is another's by now.
+        ("t4", "--gpu 1", |d| {
+            let gpu = d.gpu.values_mut().next().unwrap();
+            gpu.uuid = "GPU-11111111-2222-3333-4444-555555555555".into();
+        }),
+    ];
+    for (name, asks, change) in cases {
+        let nvidia = Nvidia::ready(name);
+        let hold = format!("run -d --name a --cpu 0.1 --mem 64MiB {asks} -- sleep 600");
+        nvidia.divvy(&hold).run().succeeds();
+        let before = granted(&nvidia, "a");
+        nvidia.change(change);
+        let gone = nvidia
+            .devices()
+            .iter()
+            .all(|d| !before.contains(text(&d["id"])));
+        assert!(gone, "{name} {asks}");
+        let devices = nvidia.devices();
+        let node = |d: &&Value| d["nodes"][0]["minor"] == 1 || name == "t4";
+        for device in devices.iter().filter(node) {
+            let closed = device["closed"].as_str().unwrap_or_default();
+            assert!(closed.contains("a holds"), "{asks}: {device:#}");
+        }
+        if name == "t4" {
+            nvidia
+                .divvy("run --dry-run --gpu 0.01 -- true")
+                .run()
+                .exits(125);
+        } else {
+            // The GPU beside it is free.
+            nvidia
+                .divvy("run --dry-run --gpu 1 -- true")
+                .run()
+                .succeeds();
+            nvidia
+                .divvy("run --dry-run --gpu 2 -- true")
+                .run()
+                .exits(125);
+            nvidia
+                .divvy("run --dry-run --slot cuda.mig=1 -- true")
+                .run()
+                .exits(125);
+        }
+        nvidia.divvy("rm -f a").run().succeeds();
+        nvidia
+            .divvy("run --dry-run --gpu 1 -- true")
+            .run()
+            .succeeds();
+    }
+}
+
+#[test]
+fn a_driver_that_goes_while_a_job_runs_keeps_nothing_held() {
+    requires!(root);
+    let nvidia = Nvidia::ready("h100x8");
+    let libraries = nvidia.libraries();
+    for (name, job) in [("unloaded", "1"), ("upgraded", "2"), ("removed", "3")] {
+        let run = format!("run -d --name {name} --cpu 0.1 --mem 64MiB --gpu 0.25 -- sleep {job}");
+        nvidia.divvy(&run).run().succeeds();
+        match name {
+            "unloaded" => nvidia.change(|d| d.loaded = false),
+            "upgraded" => nvidia.change(|d| d.kernel_driver = Some("999.1".into())),
+            _ => fs::rename(&libraries, libraries.with_extension("gone")).unwrap(),
+        }
+        let free = || rootfs::held(&nvidia.machine).is_empty();
+        assert!(divvy_tests::eventually(free), "{name} is still held");
+        nvidia.divvy("rm").arg(name).run().succeeds();
+        if name != "removed" {
+            nvidia.change(|d| (d.loaded, d.kernel_driver) = (true, None));
+        }
+    }
 }

@@ -6,10 +6,9 @@ use divvy_plugin::{
     Amount, Attribute, Capacity, Device, Discovery, Health, HealthState, NodeId, NodeKind, Value,
 };
 
-use crate::ffi::CudaDevice;
 use crate::links::{Placed, links};
-use crate::nvml::{Gpu, Instance, Memory, Reading, Virtualization};
-use crate::root::{Known, Majors, Root};
+use crate::nvml::{Gpu, Instance, Memory, NvLink, Reading, Virtualization};
+use crate::root::{Known, Majors, Root, without_function};
 use crate::slots::{INSTANCE, MEMORY, TIME, WHOLE, capacity_of, share_quantum};
 
 /// Of a GPU that the kernel has and NVML does not count.
@@ -53,8 +52,8 @@ impl Machine {
     }
 }
 
-/// Puts together what NVML, CUDA and the kernel say.
-pub(crate) fn machine(root: &Root, reading: Reading, cuda: &[CudaDevice]) -> Machine {
+/// Puts together what NVML and the kernel say.
+pub(crate) fn machine(root: &Root, reading: Reading) -> Machine {
     let mut warnings = reading.warnings;
     let known = root.known();
     let gpus = identify(reading.gpus, known, &mut warnings);
@@ -63,10 +62,6 @@ pub(crate) fn machine(root: &Root, reading: Reading, cuda: &[CudaDevice]) -> Mac
         majors: root.majors(),
         driver: reading.driver.clone(),
         cuda_version: reading.cuda.clone(),
-        cuda: cuda
-            .iter()
-            .filter_map(|device| Some((device.address.as_deref()?, device)))
-            .collect(),
     };
     let placed: Vec<Placed<'_>> = gpus
         .iter()
@@ -75,6 +70,7 @@ pub(crate) fn machine(root: &Root, reading: Reading, cuda: &[CudaDevice]) -> Mac
             id: &found.id,
             gpu: &found.gpu,
             bridges: root.bridges(&found.address),
+            switched: switched(root, &found.gpu),
         })
         .collect();
     let mut links = links(&placed);
@@ -92,6 +88,16 @@ pub(crate) fn machine(root: &Root, reading: Reading, cuda: &[CudaDevice]) -> Mac
         cuda: reading.cuda,
         warnings,
     }
+}
+
+/// How many of a GPU's NVLinks lead to switches. Where NVML does not say what is at the
+/// far end, the PCI bus does.
+fn switched(root: &Root, gpu: &Gpu) -> usize {
+    let leads = |link: &&NvLink| match link {
+        NvLink::Switch => true,
+        NvLink::Device(far) => root.is_nvswitch(far),
+    };
+    gpu.nvlinks.iter().filter(leads).count()
 }
 
 /// A GPU with an identity.
@@ -119,6 +125,9 @@ fn identify(
             nameless.push(gpu);
             continue;
         };
+        // NVML does not say the function, which may be another in a virtual machine.
+        let same = |other: &&String| without_function(other) == without_function(&address);
+        let address = known.keys().find(same).cloned().unwrap_or(address);
         let kernel = known.remove(&address).unwrap_or_default();
         found.push(one(gpu, address, kernel));
     }
@@ -185,20 +194,19 @@ fn one(gpu: Gpu, address: String, kernel: Known) -> Found {
 /// What is the same for all GPUs.
 struct Facts<'a> {
     root: &'a Root,
-    majors: Majors,
+    /// `None`: the kernel's list cannot be read.
+    majors: Option<Majors>,
     driver: Option<String>,
     cuda_version: Option<String>,
-    cuda: BTreeMap<&'a str, &'a CudaDevice>,
 }
 
 impl Facts<'_> {
     fn gpu(&self, found: &Found, warnings: &mut Vec<String>) -> Unit {
         let gpu = &found.gpu;
-        let cuda = self.cuda.get(found.address.as_str());
         let nodes = self.gpu_nodes(found, warnings);
-        let memory = self.memory(found, cuda.and_then(|cuda| cuda.integrated), warnings);
+        let memory = self.memory(found, warnings);
         let whole = Instance {
-            sms: cuda.and_then(|cuda| cuda.sms),
+            sms: multiprocessors(gpu),
             ..Instance::default()
         };
         let cut = gpu.mig.is_some_and(|mig| mig.on);
@@ -213,15 +221,16 @@ impl Facts<'_> {
             device.capacities = [
                 (WHOLE.to_owned(), Capacity::of(Amount::ONE)),
                 (MEMORY.to_owned(), in_hundredths(memory)),
-                (
-                    TIME.to_owned(),
-                    Capacity {
-                        step: Some(share_quantum()),
-                        ..Capacity::of(Amount::ONE)
-                    },
-                ),
             ]
             .into();
+            // Of an exclusive one the second holder of a share would have nothing.
+            if !gpu.exclusive {
+                let time = Capacity {
+                    step: Some(share_quantum()),
+                    ..Capacity::of(Amount::ONE)
+                };
+                device.capacities.insert(TIME.into(), time);
+            }
         }
         Unit {
             visible: found.uuid.clone().into_iter().collect(),
@@ -236,9 +245,13 @@ impl Facts<'_> {
         let mut nodes = vec![];
         let mut node = |path: String, major: Option<u32>, minor: Option<u32>| {
             let there = self.root.node(&path);
-            let node = match (major, minor) {
-                (Some(major), Some(minor)) => Some(char_node(major, minor)),
-                _ => there.flatten(),
+            let node = match (self.majors, major, minor) {
+                (_, Some(major), Some(minor)) => Some(char_node(major, minor)),
+                // Without the kernel's list, the one major that is NVIDIA's by
+                // assignment (Documentation/admin-guide/devices.txt). A file may be
+                // left of a module that is gone, and its number be another's by now.
+                (None, _, _) => there.flatten().filter(|node| node.major == 195),
+                _ => None,
             };
             if let (Some(node), Some(there)) = (node, there)
                 && there != Some(node)
@@ -256,7 +269,7 @@ impl Facts<'_> {
             }
             nodes.extend(node.map(|node| (format!("/{path}"), node)));
         };
-        let Majors { gpu, uvm, .. } = self.majors;
+        let Majors { gpu, uvm, .. } = self.majors.unwrap_or_default();
         if let Some(minor) = found.minor {
             node(format!("dev/nvidia{minor}"), gpu, Some(minor));
         }
@@ -269,12 +282,7 @@ impl Facts<'_> {
 
     /// What the driver says; else, of a part of the processor, the host's memory; else
     /// nothing can be said, and no part of it can be asked for.
-    fn memory(
-        &self,
-        found: &Found,
-        integrated: Option<bool>,
-        warnings: &mut Vec<String>,
-    ) -> Memory {
+    fn memory(&self, found: &Found, warnings: &mut Vec<String>) -> Memory {
         let none = Memory {
             total: 0,
             reserved: 0,
@@ -282,7 +290,7 @@ impl Facts<'_> {
         if found.gpu.lost.is_some() {
             return none;
         }
-        let host = || match is_integrated(&found.model, integrated) {
+        let host = || match is_integrated(&found.model) {
             true => self
                 .root
                 .memory()
@@ -309,7 +317,7 @@ impl Facts<'_> {
         if gpu.lost.as_deref() == Some(UNLISTED) {
             let node = own.unwrap_or_else(|| "its device node".into());
             return ill(format!(
-                "the kernel has it and NVML does not list it: {node} is missing or cannot be opened; nvidia-modprobe -c={} makes it",
+                "the kernel has it and NVML does not list it: {node} may be missing or closed to this user (nvidia-modprobe -c={} makes it), or the driver was told to leave it out",
                 found.minor.unwrap_or(0)
             ));
         }
@@ -317,6 +325,16 @@ impl Facts<'_> {
             return ill(format!(
                 "NVML cannot use it ({why}): look for `Xid` in dmesg; it may need a reset, or the machine a restart"
             ));
+        }
+        if let Some(what) = &gpu.trouble {
+            return ill(format!(
+                "NVML does not say what must be known of it ({what}): nvidia-smi -q says more; it may need a reset"
+            ));
+        }
+        if self.root.under("dev/dxg").exists() {
+            return ill(
+                "it is reached through /dev/dxg, as WSL does it, which is not supported yet".into(),
+            );
         }
         if !own.is_some_and(|own| has(&own)) || !has("/dev/nvidiactl") {
             return ill("the numbers of its device nodes are not to be found in /proc/devices nor /dev; nvidia-modprobe makes them".into());
@@ -326,6 +344,9 @@ impl Facts<'_> {
         }
         if gpu.prohibited {
             return ill("its compute mode is Prohibited: nvidia-smi -c DEFAULT".into());
+        }
+        if gpu.waits_for_fabric {
+            return ill("it has not joined its NVLink fabric, without which no CUDA program runs: systemctl status nvidia-fabricmanager".into());
         }
         if gpu.virtualization == Some(Virtualization::Host) {
             return ill(
@@ -383,17 +404,20 @@ impl Facts<'_> {
         let mut nodes = gpu.nodes.clone();
         let mut rights = BTreeMap::new();
         for instance in instances {
-            let minors = self.root.mig_minors(found.minor?, gi, instance.ci);
-            if let (Some((of_gi, of_ci)), Some(major)) = (minors, self.majors.caps) {
+            let gpu = found.minor;
+            let minors = gpu.and_then(|gpu| self.root.mig_minors(gpu, gi, instance.ci));
+            let major = self.majors.and_then(|majors| majors.caps);
+            if let (Some((of_gi, of_ci)), Some(major)) = (minors, major) {
                 for minor in [of_gi, of_ci] {
                     let path = format!("/dev/nvidia-caps/nvidia-cap{minor}");
                     rights.insert(path, char_node(major, minor));
                 }
             }
         }
-        let health = match (gpu.device.health.state, rights.len()) {
-            // The rights to the GPU instance, and to each compute instance.
-            (HealthState::Healthy, count) if count <= instances.len() => Health {
+        // The rights to the GPU instance, and to each compute instance.
+        let closed = rights.len() <= instances.len();
+        let health = match gpu.device.health.state {
+            HealthState::Healthy | HealthState::Degraded if closed => Health {
                 state: HealthState::Unhealthy,
                 reason: Some("the driver does not say which nodes are the rights to it (/proc/driver/nvidia/capabilities): nvidia-modprobe -f, or reload the driver".into()),
             },
@@ -518,15 +542,25 @@ fn in_hundredths(memory: Memory) -> Capacity {
     }
 }
 
-/// CUDA knows; where it cannot be asked, the parts that are known to be so by name:
-/// the Grace-Blackwell superchip of DGX Spark, and Jetson's.
-fn is_integrated(model: &str, cuda: Option<bool>) -> bool {
-    let named = || {
-        ["GB10", "Orin", "Xavier", "Thor", "Tegra"]
-            .iter()
-            .any(|n| model.contains(n))
+/// The parts that are known to share the host's memory: the Grace-Blackwell superchip
+/// of DGX Spark, and Jetson's. NVML says so of none.
+fn is_integrated(model: &str) -> bool {
+    ["GB10", "Orin", "Xavier", "Thor", "Tegra"]
+        .iter()
+        .any(|name| model.contains(name))
+}
+
+/// Streaming multiprocessors: NVML counts CUDA cores, of which each has as many as
+/// its compute capability says (CUDA C++ Programming Guide, "Compute Capabilities").
+fn multiprocessors(gpu: &Gpu) -> Option<u32> {
+    let (major, minor) = gpu.compute_capability?;
+    let each = match (major, minor) {
+        (3, _) => 192,
+        (5, _) | (6, 1 | 2) | (8, 6..) | (9.., _) => 128,
+        (6 | 7, _) | (8, _) => 64,
+        _ => return None,
     };
-    cuda.unwrap_or_else(named)
+    Some(gpu.cores? / each)
 }
 
 /// The profile of a GPU instance: from the MIG device's name (`… MIG 1c.3g.40gb`: the

@@ -20,6 +20,11 @@ pub(crate) enum Error {
         /// The loader's words.
         why: String,
     },
+    /// A library that others can change.
+    #[error(
+        "{0} is not root's alone to change, and would be run as root: chown root and chmod go-w it, or name another with cuda.nvml"
+    )]
+    Untrusted(String),
     /// NVML without the kernel's part.
     #[error("the NVIDIA driver is installed but its kernel module is not loaded: modprobe nvidia")]
     NotLoaded,
@@ -104,6 +109,11 @@ pub(crate) enum Error {
         "libcuda.so.1 of driver {0} is not to be found, without which no CUDA program runs; install the driver's compute libraries (Debian: libcuda1), or name the file with cuda.cuda"
     )]
     NoCuda(String),
+    /// `cuda.nvidia_smi=yes` without one.
+    #[error(
+        "cuda.nvidia_smi=yes, but there is no {0}; install it (Debian: nvidia-smi), or set it to no"
+    )]
+    NoSmi(String),
     /// The image wants another driver.
     #[error("the image needs {needs}, this machine has {has}; {remedy}")]
     Requires {
@@ -121,11 +131,12 @@ impl From<Error> for PluginError {
         let code = match error {
             Error::NoLibrary(_) | Error::NotLoaded | Error::NoDevice { .. } => ErrorCode::Absent,
             Error::BadLibrary { .. }
+            | Error::Untrusted(_)
             | Error::Mismatch { .. }
             | Error::Init(_)
             | Error::Count(_)
             | Error::Ill { .. } => ErrorCode::Driver,
-            Error::NoCuda(_) | Error::Requires { .. } => ErrorCode::Unsupported,
+            Error::NoCuda(_) | Error::NoSmi(_) | Error::Requires { .. } => ErrorCode::Unsupported,
             Error::UnknownKey(_)
             | Error::Choice { .. }
             | Error::NoRoot(_)

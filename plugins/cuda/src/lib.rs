@@ -1,13 +1,13 @@
 //! Divvy's plugin for NVIDIA GPUs.
 //!
-//! Finds GPUs and MIG instances through NVML, asks CUDA what only it knows, and reads
-//! the rest from the kernel; hands out whole GPUs, parts of one, and MIG instances
+//! Finds GPUs and MIG instances through NVML and the kernel's files; hands out whole GPUs, parts of one, and MIG instances
 //! that exist; and gives containers their device nodes and the driver's libraries,
 //! with or without NVIDIA's own container toolkit.
 //!
 //! It promises that a GPU's identity is its UUID and never its place in a list, that
 //! what a driver or a GPU does not know lowers the detail and hides nothing, that one
-//! lost GPU hides no other, and that it makes no CUDA context.
+//! lost GPU hides no other, that it keeps no GPU open between two looks, and that it
+//! does not start CUDA.
 //!
 //! It refuses to decide who gets what, to change anything on the machine, and to call
 //! a part of a GPU more firmly limited than it is: parts are advisory, MIG instances
@@ -32,61 +32,87 @@ mod root;
 mod slots;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use divvy_plugin::{
     Discovery, Edits, Manifest, OpenRequest, Plugin, PluginError, PrepareRequest, ReleaseRequest,
-    RestoreRequest,
+    RestoreRequest, WatchReply, WatchRequest,
 };
-use nvml_wrapper::Nvml;
 
 use config::Config;
 use discover::Machine;
 use error::Error;
-use ffi::{Cuda, CudaDevice};
 use prepare::Grant;
 use root::Root;
+
+/// How often all is asked while nothing cheaper says that something changed. Each
+/// time NVML is started: it must not stay open (see [`CudaPlugin::machine`]).
+const LOOK: Duration = Duration::from_secs(5);
+/// How often the kernel's files are looked at in between.
+const GLANCE: Duration = Duration::from_millis(500);
 
 /// The plugin, opened.
 #[derive(Debug)]
 pub struct CudaPlugin {
     config: Config,
     root: Root,
-    nvml_path: PathBuf,
-    cuda_path: Option<PathBuf>,
-    nvml: Mutex<Started>,
-    cuda: OnceLock<Result<Vec<CudaDevice>, String>>,
 }
 
-/// NVML counts GPUs when it starts: it is started again when the kernel has others.
-#[derive(Debug)]
-struct Started {
-    nvml: Nvml,
-    addresses: Vec<String>,
+/// The driver's libraries, as they are now.
+struct Libraries {
+    nvml: PathBuf,
+    cuda: Option<PathBuf>,
 }
 
 impl CudaPlugin {
+    fn libraries(&self) -> Result<Libraries, Error> {
+        let named_or_found = |named: &Option<PathBuf>, name: &str| {
+            named.clone().or_else(|| libraries::find(&self.root, name))
+        };
+        let nvml = named_or_found(&self.config.nvml, "libnvidia-ml.so.1");
+        Ok(Libraries {
+            nvml: nvml.ok_or_else(|| Error::NoLibrary(self.root.path().display().to_string()))?,
+            cuda: named_or_found(&self.config.cuda, "libcuda.so.1"),
+        })
+    }
+
     /// Looks at the machine, now.
-    fn machine(&self) -> Result<Machine, Error> {
-        let mut started = self.nvml.lock().unwrap_or_else(PoisonError::into_inner);
-        let addresses: Vec<String> = self.root.known().into_keys().collect();
-        if addresses != started.addresses {
-            *started = Started {
-                nvml: nvml::start(&self.root, &self.nvml_path)?,
-                addresses,
-            };
+    ///
+    /// NVML is started for each look and ended after it. While it runs it has every GPU
+    /// open, and a GPU that is open can be neither reset nor cut by anybody.
+    fn machine(&self, libraries: &Libraries) -> Result<Machine, Error> {
+        let nvml = nvml::start(&self.root, &libraries.nvml)?;
+        self.same_version(libraries)?;
+        Ok(discover::machine(&self.root, nvml::read(&nvml)?))
+    }
+
+    /// Libraries of another version than the kernel's part fail in the container,
+    /// and may be there while an NVML that was loaded before still works.
+    fn same_version(&self, found: &Libraries) -> Result<(), Error> {
+        let Some(kernel) = self.root.driver_version() else {
+            return Ok(());
+        };
+        for path in [Some(&found.nvml), found.cuda.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            match libraries::version(path) {
+                Some(libraries) if libraries != kernel => {
+                    return Err(Error::Mismatch { libraries, kernel });
+                }
+                _ => {}
+            }
         }
-        let mut reading = nvml::read(&started.nvml)?;
-        let cuda = self.cuda.get_or_init(|| match &self.cuda_path {
-            Some(path) => Ok(Cuda::start(path)?.devices()),
-            None => Err("libcuda.so.1 is not to be found".into()),
-        });
-        if let (Err(why), false) = (cuda, reading.gpus.is_empty()) {
-            let warning = format!("CUDA cannot be asked, so some details are missing: {why}");
-            reading.warnings.push(warning);
-        }
-        let cuda = cuda.as_ref().map(Vec::as_slice).unwrap_or_default();
-        Ok(discover::machine(&self.root, reading, cuda))
+        Ok(())
+    }
+}
+
+impl CudaPlugin {
+    fn smi(&self) -> Result<PathBuf, Error> {
+        let path = self.root.under("usr/bin/nvidia-smi");
+        let file = path.canonicalize().ok().filter(|file| file.is_file());
+        file.ok_or_else(|| Error::NoSmi(path.display().to_string()))
     }
 }
 
@@ -104,6 +130,7 @@ impl Plugin for CudaPlugin {
                 "NVIDIA_DRIVER_CAPABILITIES",
                 "NVIDIA_REQUIRE_*",
                 "NVIDIA_DISABLE_REQUIRE",
+                "CUDA_MPS_*",
                 "DIVVY_CUDA_*",
             ]
             .map(Into::into)
@@ -112,37 +139,41 @@ impl Plugin for CudaPlugin {
         }
     }
 
-    /// Starts NVML: a driver that is not there is found out here, and asked for again
-    /// later.
+    /// Touches nothing: what is held must be released even where the driver is gone.
     fn open(request: &OpenRequest) -> Result<Self, PluginError> {
         let config = Config::parse(&request.config)?;
-        let root = Root::new(&config.root);
-        let named_or_found = |named: &Option<PathBuf>, name: &str| {
-            named.clone().or_else(|| libraries::find(&root, name))
-        };
-        let nvml_path = named_or_found(&config.nvml, "libnvidia-ml.so.1")
-            .ok_or_else(|| Error::NoLibrary(config.root.display().to_string()))?;
-        let started = Started {
-            nvml: nvml::start(&root, &nvml_path)?,
-            addresses: root.known().into_keys().collect(),
-        };
         Ok(Self {
-            cuda_path: named_or_found(&config.cuda, "libcuda.so.1"),
-            nvml: Mutex::new(started),
-            cuda: OnceLock::new(),
+            root: Root::new(&config.root),
             config,
-            root,
-            nvml_path,
         })
     }
 
     fn discover(&self) -> Result<Discovery, PluginError> {
-        Ok(self.machine()?.discovery())
+        Ok(self.machine(&self.libraries()?)?.discovery())
+    }
+
+    fn watch(&self, request: &WatchRequest) -> Result<WatchReply, PluginError> {
+        let end = Instant::now() + Duration::from_millis(request.timeout_ms);
+        loop {
+            let signs = self.root.signs();
+            let now = self.discover()?;
+            if now != request.known {
+                return Ok(WatchReply { changed: Some(now) });
+            }
+            let next = (Instant::now() + LOOK).min(end);
+            while Instant::now() < next && self.root.signs() == signs {
+                thread::sleep(GLANCE.min(next.saturating_duration_since(Instant::now())));
+            }
+            if Instant::now() >= end {
+                return Ok(WatchReply { changed: None });
+            }
+        }
     }
 
     /// Reads the machine anew: instances come and go.
     fn prepare(&self, request: &PrepareRequest) -> Result<Edits, PluginError> {
-        let machine = self.machine()?;
+        let found = self.libraries()?;
+        let machine = self.machine(&found)?;
         let grant = Grant::check(&request.slices, &machine)?;
         let units = grant.units();
         if self.config.require {
@@ -154,15 +185,9 @@ impl Plugin for CudaPlugin {
             require::check(&request.image_env, &facts)?;
         }
         let driver = || machine.driver.clone().unwrap_or_else(|| "unknown".into());
-        let cuda = self
-            .cuda_path
-            .as_ref()
-            .ok_or_else(|| Error::NoCuda(driver()))?;
-        let smi = match self.config.nvidia_smi {
-            true => self.root.under("usr/bin/nvidia-smi").canonicalize().ok(),
-            false => None,
-        };
-        let libraries = libraries::driver(&self.root, &[cuda, &self.nvml_path]);
+        let cuda = found.cuda.as_ref().ok_or_else(|| Error::NoCuda(driver()))?;
+        let smi = self.config.nvidia_smi.then(|| self.smi()).transpose()?;
+        let libraries = libraries::driver(&self.root, &[cuda, &found.nvml]);
         Ok(prepare::edits(&grant, self.root.access(), libraries, smi))
     }
 

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
 use crate::root::{Root, is_version};
 
 /// Folders that loaders look in, and where drivers put their libraries besides:
@@ -20,7 +22,6 @@ fn folders() -> Vec<String> {
         "usr/lib",
         "usr/lib/wsl/lib",
         "run/opengl-driver/lib",
-        "usr/local/nvidia/lib64",
     ];
     let plain = plain.map(str::to_owned);
     multiarch.into_iter().chain(plain).collect()
@@ -46,15 +47,39 @@ fn cached(root: &Root, name: &str) -> Vec<String> {
     let parse = || ld_so_cache::parsers::parse_ld_cache(&bytes).and_then(|c| c.get_entries());
     // A parser's slip is no reason to have no GPUs.
     let entries = std::panic::catch_unwind(parse).ok().and_then(Result::ok);
-    let mut paths: Vec<String> = entries
-        .unwrap_or_default()
+    let mut entries = entries.unwrap_or_default();
+    // A 64-bit machine may have the 32-bit library too.
+    entries.retain(|entry| entry.library_name == name && is_64_bit(entry.flags));
+    entries
         .into_iter()
-        .filter(|entry| entry.library_name == name)
         .map(|entry| entry.library_path)
-        .collect();
-    // A 64-bit machine may have the 32-bit library too; it is never in these.
-    paths.sort_by_key(|path| path.contains("/i386-") || path.contains("/lib32/"));
-    paths
+        .collect()
+}
+
+/// The architecture in an entry's flags (glibc, `FLAG_X8664_LIB64` and its like in
+/// sysdeps/generic/ldconfig.h); 0 is the 32-bit one of x86, and of MIPS.
+fn is_64_bit(flags: i32) -> bool {
+    flags & 0xff00 != 0
+}
+
+/// Nobody but root, or whoever runs this, can change a library that is about to be
+/// loaded, or put another in its place.
+pub(crate) fn trusted(path: &Path) -> Result<(), Error> {
+    let me = rustix::process::geteuid().as_raw();
+    let Ok(file) = path.canonicalize() else {
+        // The loader says why in its own words.
+        return Ok(());
+    };
+    for path in [Some(file.as_path()), file.parent()].into_iter().flatten() {
+        let Ok(meta) = fs::metadata(path) else {
+            continue;
+        };
+        let others = meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0;
+        if others || (meta.uid() != 0 && meta.uid() != me) {
+            return Err(Error::Untrusted(path.display().to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// The file behind a path, if it is a file of this machine.
@@ -71,21 +96,26 @@ pub(crate) fn version(path: &Path) -> Option<String> {
     is_version(version).then(|| version.to_owned())
 }
 
+/// Libraries of the driver without its version in their names.
+const UNNUMBERED: [&str; 1] = ["libnvidia-nvvm70.so.4"];
+
 /// All libraries of the driver: by the names that the loader looks for, their files.
 ///
 /// Those are the names beside `libcuda.so.1` and `libnvidia-ml.so.1` that lead to
-/// files of the driver's version: NVIDIA numbers all of its libraries alike. WSL
-/// does not; there the whole folder is the driver's.
+/// files of the driver's version: NVIDIA numbers all of its libraries alike.
 pub(crate) fn driver(root: &Root, known: &[&Path]) -> BTreeMap<String, PathBuf> {
     let versions: BTreeSet<String> = known.iter().filter_map(|path| version(path)).collect();
     let folders: BTreeSet<PathBuf> = known
         .iter()
-        .flat_map(|path| [Some((*path).to_owned()), real(root, path)])
+        .flat_map(|path| [Some((*path).to_owned()), path.canonicalize().ok()])
         .filter_map(|path| path?.parent().map(Path::to_owned))
         .collect();
+    let numbered = |name: &str| {
+        let version = name.split_once(".so.").map(|(_, version)| version);
+        version.is_some_and(|version| versions.contains(version))
+    };
     let mut libraries = BTreeMap::new();
     for folder in folders {
-        let all = folder.ends_with("wsl/lib");
         for entry in fs::read_dir(&folder)
             .into_iter()
             .flatten()
@@ -97,10 +127,19 @@ pub(crate) fn driver(root: &Root, known: &[&Path]) -> BTreeMap<String, PathBuf> 
             if !name.starts_with("lib") || !name.contains(".so") {
                 continue;
             }
+            // Thousands of others are in the same folder.
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            if !is_link && !numbered(&name) && !UNNUMBERED.contains(&name.as_str()) {
+                continue;
+            }
             let Some(file) = real(root, &entry.path()) else {
                 continue;
             };
-            if all || version(&file).is_some_and(|version| versions.contains(&version)) {
+            let target = file
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            if numbered(target) || UNNUMBERED.contains(&target) {
                 libraries.insert(name, file);
             }
         }

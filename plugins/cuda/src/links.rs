@@ -1,10 +1,11 @@
 //! How GPUs are connected.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use divvy_plugin::Link;
 
 use crate::nvml::{Gpu, NvLink};
+use crate::root::without_function;
 
 /// MB/s in one direction of one NVLink of a generation (NVIDIA's architecture
 /// whitepapers: Pascal 20 GB/s, Volta to Hopper 25, Blackwell 50).
@@ -42,20 +43,17 @@ pub(crate) struct Placed<'a> {
     pub(crate) gpu: &'a Gpu,
     /// The bridges above it, from the root complex on.
     pub(crate) bridges: Vec<String>,
+    /// Its NVLinks to switches.
+    pub(crate) switched: usize,
 }
 
 /// The best connection of each pair, from the first one's side: NVLink, directly or
 /// through switches; else a PCIe switch that is above both; else the root complex.
 /// What only a socket connects is not linked: that is what NUMA nodes say.
 pub(crate) fn links(gpus: &[Placed<'_>]) -> BTreeMap<String, Vec<Link>> {
-    let addresses: BTreeSet<&str> = gpus
-        .iter()
-        .filter_map(|placed| placed.gpu.address.as_deref())
-        .collect();
     let link = |one: &Placed<'_>, other: &Placed<'_>| {
         // A GPU with MIG on says nothing of its NVLinks, and has no use of them.
-        let count = nvlinks(one.gpu, other.gpu, &addresses);
-        let (kind, weight) = match count.min(nvlinks(other.gpu, one.gpu, &addresses)) {
+        let (kind, weight) = match nvlinks(one, other).min(nvlinks(other, one)) {
             0 => pcie(one, other)?,
             count => (
                 "nvlink",
@@ -90,21 +88,13 @@ fn pcie(one: &Placed<'_>, other: &Placed<'_>) -> Option<(&'static str, u32)> {
     }
 }
 
-/// How many NVLinks lead from one to the other, directly or through switches. What is
-/// at a far end and no GPU is a switch: older drivers do not say so. All switches of a
-/// machine are taken for one; NVIDIA builds no other.
-fn nvlinks(one: &Gpu, other: &Gpu, gpus: &BTreeSet<&str>) -> u32 {
-    let direct = |link: &&NvLink| match (link, &other.address) {
-        (NvLink::Device(far), Some(address)) => far == address,
+/// How many NVLinks lead from one to the other, directly or through switches. All
+/// switches of a machine are taken for one; NVIDIA builds no other.
+fn nvlinks(one: &Placed<'_>, other: &Placed<'_>) -> u32 {
+    let direct = |link: &&NvLink| match (link, &other.gpu.address) {
+        (NvLink::Device(far), Some(address)) => without_function(far) == without_function(address),
         _ => false,
     };
-    let switched = |link: &&NvLink| match link {
-        NvLink::Device(far) => !gpus.contains(far.as_str()),
-        NvLink::Switch => true,
-    };
-    let count = |gpu: &Gpu, which: &dyn Fn(&&NvLink) -> bool| {
-        gpu.nvlinks.iter().filter(|link| which(link)).count()
-    };
-    let through = count(one, &switched).min(count(other, &switched));
-    u32::try_from(count(one, &direct) + through).unwrap_or(u32::MAX)
+    let direct = one.gpu.nvlinks.iter().filter(direct).count();
+    u32::try_from(direct + one.switched.min(other.switched)).unwrap_or(u32::MAX)
 }

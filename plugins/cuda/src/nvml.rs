@@ -2,7 +2,9 @@
 //!
 //! Every question is optional. What a driver does not know, or a GPU does not
 //! support, is `None`; what goes wrong besides becomes a warning; a GPU that is lost
-//! is `lost` and keeps nobody from being asked the next one. No CUDA context is made.
+//! is `lost` and keeps nobody from being asked the next one. CUDA is asked nothing:
+//! starting it would load modules, open every GPU and stay in the way of whoever
+//! wants to reset one, for facts that NVML knows too.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -37,6 +39,8 @@ pub(crate) struct Gpu {
     pub(crate) index: u32,
     /// Why nothing more can be asked of it, if so.
     pub(crate) lost: Option<String>,
+    /// What must be known before it may be used, and NVML does not say.
+    pub(crate) trouble: Option<String>,
     /// `0000:53:00.0`.
     pub(crate) address: Option<String>,
     /// `GPU-…`.
@@ -67,6 +71,8 @@ pub(crate) struct Gpu {
     pub(crate) exclusive: bool,
     /// The NVLink fabric over several machines: cluster and clique.
     pub(crate) fabric: Option<(String, u32)>,
+    /// Does it belong to a fabric that it has not joined yet?
+    pub(crate) waits_for_fabric: bool,
 }
 
 /// Bytes.
@@ -127,6 +133,7 @@ pub(crate) enum Virtualization {
 /// # Errors
 /// Why there is no driver, in words that name the remedy.
 pub(crate) fn start(root: &Root, path: &Path) -> Result<Nvml, Error> {
+    libraries::trusted(path)?;
     let loaded = Nvml::builder().lib_path(path.as_os_str()).init();
     loaded.map_err(|error| match error {
         NvmlError::LibloadingError(_) | NvmlError::FailedToLoadSymbol(_) => Error::BadLibrary {
@@ -235,6 +242,20 @@ impl<'a> Asker<'a> {
         }
     }
 
+    /// As [`ask`](Self::ask), of what must be known before work is placed on it.
+    fn must<T>(
+        &mut self,
+        what: &str,
+        question: impl FnOnce(&Device<'a>) -> Result<T, NvmlError>,
+    ) -> Option<T> {
+        let before = self.warnings.len();
+        let answer = self.ask(what, question);
+        if self.warnings.len() > before && self.gpu.trouble.is_none() {
+            self.gpu.trouble = self.warnings.iter().find(|w| w.contains(what)).cloned();
+        }
+        answer
+    }
+
     fn gpu(mut self, warnings: &mut Vec<String>) -> Gpu {
         self.identity();
         self.facts();
@@ -253,10 +274,10 @@ impl<'a> Asker<'a> {
     }
 
     fn identity(&mut self) {
-        let pci = self.ask("PCI address", Device::pci_info);
+        let pci = self.must("PCI address", Device::pci_info);
         self.gpu.address =
             pci.map(|pci| format!("{:04x}:{:02x}:{:02x}.0", pci.domain, pci.bus, pci.device));
-        let uuid = self.ask("UUID", Device::uuid);
+        let uuid = self.must("UUID", Device::uuid);
         self.gpu.uuid = uuid.filter(|uuid| is_uuid(uuid));
         self.gpu.minor = self.ask("minor number", Device::minor_number);
     }
@@ -271,14 +292,14 @@ impl<'a> Asker<'a> {
         self.gpu.compute_capability = capability.map(|c| (c.major, c.minor));
         self.gpu.memory = self.memory();
         self.gpu.cores = self.ask("cores", Device::num_cores);
-        let mig = self.ask("MIG mode", Device::mig_mode);
+        let mig = self.must("MIG mode", Device::mig_mode);
         self.gpu.mig = mig.map(|mig| Mig {
             on: mig.current == 1,
             pending: mig.pending == 1,
         });
         self.gpu.pcie_generation = self.ask("PCIe generation", Device::max_pcie_link_gen);
         self.gpu.pcie_width = self.ask("PCIe width", Device::max_pcie_link_width);
-        let limit = self.ask("power limit", Device::enforced_power_limit);
+        let limit = self.ask("power limit", Device::power_management_limit);
         self.gpu.power_limit = limit.map(|milliwatts| milliwatts / 1000);
         let ecc = self.ask("ECC mode", Device::is_ecc_enabled);
         self.gpu.ecc = ecc.map(|ecc| ecc.currently_enabled);
@@ -291,14 +312,16 @@ impl<'a> Asker<'a> {
                 Virtualization::Host
             }
         });
-        let mode = self.ask("compute mode", Device::compute_mode);
+        let mode = self.must("compute mode", Device::compute_mode);
         self.gpu.prohibited = mode == Some(ComputeMode::Prohibited);
         self.gpu.exclusive = mode == Some(ComputeMode::ExclusiveProcess);
         let nvml = self.nvml;
         let fabric = self.ask("fabric", |device| ffi::fabric(nvml.lib(), device));
+        let fabric = fabric.flatten();
+        self.gpu.waits_for_fabric = fabric.is_some_and(|fabric| !fabric.joined);
         self.gpu.fabric = fabric
-            .filter(|(cluster, _)| *cluster != [0; 16])
-            .map(|(cluster, clique)| (uuid_text(&cluster), clique));
+            .filter(|fabric| fabric.cluster != [0; 16])
+            .map(|fabric| (uuid_text(&fabric.cluster), fabric.clique));
     }
 
     /// Drivers before 510 lack the call that says what is reserved; WSL's and some
@@ -319,7 +342,7 @@ impl<'a> Asker<'a> {
                 reserved: memory.reserved.min(memory.total),
             }),
             None => self
-                .ask("memory", |device| ffi::memory_v1(nvml.lib(), device))
+                .must("memory", |device| ffi::memory_v1(nvml.lib(), device))
                 .map(|(total, _)| Memory { total, reserved: 0 }),
         };
         memory.filter(|memory| memory.total > 0)
@@ -339,7 +362,13 @@ impl<'a> Asker<'a> {
                 continue;
             };
             let attributes = self.ask("MIG devices' attributes", |_| device.attributes());
-            let memory = self.ask("MIG devices' memory", |_| device.memory_info());
+            let new = device.memory_info().ok().map(|memory| memory.total);
+            let memory = new.or_else(|| {
+                let old = self.ask("MIG devices' memory", |_| {
+                    ffi::memory_v1(nvml.lib(), &device)
+                });
+                old.map(|(total, _)| total)
+            });
             let uuid = self.ask("MIG devices' UUIDs", |_| device.uuid());
             let name = self.ask("MIG devices' names", |_| device.name());
             self.gpu.instances.push(Instance {
@@ -349,7 +378,7 @@ impl<'a> Asker<'a> {
                 name,
                 sms: attributes.as_ref().map(|a| a.multiprocessor_count),
                 gi_slices: attributes.as_ref().map(|a| a.gpu_instance_slice_count),
-                memory: memory.map(|memory| memory.total),
+                memory,
             });
         }
     }

@@ -156,6 +156,8 @@ fn env(grant: &Grant<'_>) -> Vec<EnvVar> {
         // Keeps NVIDIA's own runtime and hook, where an engine has them, from adding
         // anything.
         ("NVIDIA_VISIBLE_DEVICES", "void".to_owned()),
+        // A server of MPS that others on the host use is no way out of a container.
+        ("CUDA_MPS_PIPE_DIRECTORY", "/nonexistent".to_owned()),
         // What a program that keeps to its part by itself needs to know.
         ("DIVVY_CUDA_SLICES", parts.join(";")),
     ]

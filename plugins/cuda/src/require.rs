@@ -3,7 +3,9 @@
 //! The language is that of NVIDIA's container toolkit (libnvidia-container,
 //! "Environment variables"): a variable holds alternatives with blanks between them,
 //! each of conditions with commas between them: `cuda>=12.4 brand=tesla,driver>=550`.
-//! Each variable must hold.
+//! Each variable must hold. Alternatives that name drivers older than the CUDA that is
+//! asked for mean *forward compatibility*: the image's own, newer libcuda. The host's is
+//! what containers get here, so they hold only within a major version of CUDA.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -24,7 +26,7 @@ pub(crate) struct Facts<'a> {
 /// Checks an image's variables. One that says nothing that can be understood asks
 /// for nothing.
 pub(crate) fn check(image: &BTreeMap<String, String>, facts: &Facts<'_>) -> Result<(), Error> {
-    let off = |value: &String| matches!(value.as_str(), "1" | "true" | "TRUE" | "True");
+    let off = |v: &String| matches!(v.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True");
     if image.get("NVIDIA_DISABLE_REQUIRE").is_some_and(off) {
         return Ok(());
     }
@@ -33,7 +35,10 @@ pub(crate) fn check(image: &BTreeMap<String, String>, facts: &Facts<'_>) -> Resu
             continue;
         }
         let mut alternatives = value.split_whitespace().peekable();
-        if alternatives.peek().is_none() || alternatives.any(|all| facts.hold(all)) {
+        if alternatives.peek().is_none() {
+            continue;
+        }
+        if alternatives.any(|all| facts.hold(all)) && !facts.is_behind(value) {
             continue;
         }
         let has = |what: &str, version: Option<&str>| {
@@ -56,6 +61,17 @@ pub(crate) fn check(image: &BTreeMap<String, String>, facts: &Facts<'_>) -> Resu
 }
 
 impl Facts<'_> {
+    /// Is the driver's CUDA of an older major version than any that is asked for?
+    fn is_behind(&self, value: &str) -> bool {
+        let major = |version: &str| version.split('.').next()?.parse::<u64>().ok();
+        let asked = value
+            .split([' ', ','])
+            .filter_map(|condition| major(condition.strip_prefix("cuda>=")?))
+            .min();
+        let have = self.cuda.and_then(major);
+        asked.zip(have).is_some_and(|(asked, have)| have < asked)
+    }
+
     fn hold(&self, conditions: &str) -> bool {
         conditions.split(',').all(|condition| self.holds(condition))
     }
@@ -89,7 +105,8 @@ impl Facts<'_> {
         };
         have.iter().all(|have| {
             let order = match name {
-                "brand" => have.as_str().cmp(&value.to_ascii_lowercase()),
+                // Images write geforcertx.
+                "brand" => have.replace(' ', "").cmp(&value.to_ascii_lowercase()),
                 _ => versions(have, value),
             };
             match operator {
@@ -145,6 +162,7 @@ mod tests {
             "driver=535",
             "driver<536",
             "cuda>=12.4 driver>=470,driver<471 driver>=535,driver<536",
+            "cuda>=12.4 brand=geforcertx,driver>=535,driver<536",
             "cuda!=12.3",
             "something=else",
             "nonsense",
@@ -158,6 +176,8 @@ mod tests {
             "driver<535",
             "cuda>=12.0,driver>=550",
             "cuda>=12.4 brand=tesla,driver>=470,driver<471",
+            // Forward compatibility over a major version.
+            "cuda>=13.0 driver>=535,driver<536",
         ] {
             assert!(!holds(text), "{text}");
         }

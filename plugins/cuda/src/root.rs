@@ -96,9 +96,9 @@ impl Root {
             .map(Into::into)
     }
 
-    /// The driver's majors.
-    pub(crate) fn majors(&self) -> Majors {
-        let text = self.text("proc/devices").unwrap_or_default();
+    /// The driver's majors; `None` if the kernel's list cannot be read.
+    pub(crate) fn majors(&self) -> Option<Majors> {
+        let text = self.text("proc/devices")?;
         let mut majors = Majors::default();
         // Block devices follow; they have the same numbers.
         for line in text.lines().take_while(|line| !line.starts_with("Block")) {
@@ -107,7 +107,7 @@ impl Root {
                 continue;
             };
             let place = match name {
-                // The name until R450, and since.
+                // The name until R545, and since.
                 "nvidia-frontend" | "nvidia" => &mut majors.gpu,
                 "nvidia-uvm" => &mut majors.uvm,
                 "nvidia-caps" => &mut majors.caps,
@@ -115,7 +115,7 @@ impl Root {
             };
             *place = number.parse().ok();
         }
-        majors
+        Some(majors)
     }
 
     /// The GPUs that the driver has, by PCI address.
@@ -156,11 +156,27 @@ impl Root {
         };
         let names = path.iter().filter_map(|name| name.to_str());
         let mut bridges: Vec<String> = names
-            .skip_while(|name| !name.starts_with("pci"))
+            .skip_while(|name| !is_root_complex(name))
             .map(Into::into)
             .collect();
         bridges.pop(); // itself
         bridges
+    }
+
+    /// Is a PCI device one of NVIDIA's NVSwitches: a bridge of theirs (PCI class 0680)?
+    pub(crate) fn is_nvswitch(&self, address: &str) -> bool {
+        let starts = |file: &str, with: &str| {
+            let text = self.text(&format!("sys/bus/pci/devices/{address}/{file}"));
+            text.is_some_and(|text| text.starts_with(with))
+        };
+        starts("class", "0x0680") && starts("vendor", "0x10de")
+    }
+
+    /// What changes when the driver or its GPUs do, of what costs next to nothing.
+    pub(crate) fn signs(&self) -> (Option<String>, Vec<String>, Vec<String>) {
+        let gpus = self.names("proc/driver/nvidia/gpus");
+        let rights = self.names("dev/nvidia-caps");
+        (self.text("proc/driver/nvidia/version"), gpus, rights)
     }
 
     /// Device-file minors of the rights to a GPU instance and its compute
@@ -248,4 +264,20 @@ pub(crate) fn is_uuid(uuid: &str) -> bool {
     uuid.strip_prefix("GPU-").is_some_and(|rest| {
         rest.len() >= 32 && rest.bytes().any(|b| b != b'0' && b.is_ascii_hexdigit())
     })
+}
+
+/// `pci0000:00`.
+fn is_root_complex(name: &str) -> bool {
+    let numbers = name
+        .strip_prefix("pci")
+        .and_then(|rest| rest.split_once(':'));
+    numbers.is_some_and(|(domain, bus)| {
+        let hex = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
+        domain.len() >= 4 && bus.len() == 2 && hex(domain) && hex(bus)
+    })
+}
+
+/// A PCI address without its function, which NVML does not say: `0000:53:00`.
+pub(crate) fn without_function(address: &str) -> &str {
+    address.rsplit_once('.').map_or(address, |(slot, _)| slot)
 }

@@ -19,7 +19,7 @@ pub(crate) const MIG_OF: &str = "cuda.mig-";
 pub(crate) const WHOLE: &str = "device";
 /// Bytes.
 pub(crate) const MEMORY: &str = "memory";
-/// Computing time; 1 is all of it.
+/// Computing time that may be shared; 1 is all of it.
 pub(crate) const TIME: &str = "compute";
 /// What every MIG instance has one of; and one of `mig-PROFILE`.
 pub(crate) const INSTANCE: &str = "instance";
@@ -73,7 +73,7 @@ pub(crate) fn slots() -> Vec<Slot> {
             summary: "whole GPUs".into(),
             class: "gpu".into(),
             mode: Some("whole".into()),
-            draws: [Draw::unit(WHOLE)].into_iter().chain(all()).collect(),
+            draws: vec![Draw::unit(WHOLE), Draw::share(MEMORY)],
             ..Slot::new(DEVICE, "device", Shape::Whole, EnforcementLevel::Hardware)
         },
         in_hundredths(shared(
