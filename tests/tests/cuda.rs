@@ -793,9 +793,10 @@ fn nvml_that_hangs_costs_its_host_only() {
         let mut described = description("t4");
         described.fault = vec![fault(call, Answer::Hang)];
         let nvidia = Nvidia::of(&described);
-        let answer = nvidia.divvy("--json devices").run().succeeds().json();
+        let devices = nvidia.divvy("--json devices --set cuda.deadline_ms=1000");
+        let answer = devices.run().succeeds().json();
         let failed = &answer["failed_plugins"][0];
-        assert!(text(&failed["message"]).contains("10000 ms"), "{failed:#}");
+        assert!(text(&failed["message"]).contains("1000 ms"), "{failed:#}");
         let cpus = answer["devices"].as_array().unwrap();
         assert!(cpus.iter().any(|d| d["plugin"] == "cpu"), "{answer:#}");
     }
@@ -1010,7 +1011,7 @@ fn a_bad_setting_is_named() {
 
 #[test]
 fn it_keeps_the_contract() {
-    for name in ["h100x8", "a100-mig", "broken", "old-driver"] {
+    for name in ["h100x8", "a100-mig"] {
         let nvidia = Nvidia::ready(name);
         let file = nvidia.machine.plugin_file("cuda");
         let root = format!("--set=root={}", nvidia.root().display());
@@ -1125,8 +1126,12 @@ fn a_machine_is_taken_by_its_folder_and_has_a_state_of_its_own() {
     // Whoever reads JSON is not disturbed.
     let json = divvy("--json devices").run().succeeds();
     assert_eq!(json.stderr, "");
-    let job = "run --rm --gpu 2 --cpu 0.1 --mem 64MiB -- ls /dev";
+    let job = "run --name job --gpu 2 --cpu 0.1 --mem 64MiB -- ls /dev";
     divvy(job).run().succeeds().says("nvidia1");
+    // It is in no ledger of the real machine's, though the state folder was named.
+    divvy("ps -a").run().succeeds().says("job");
+    assert_eq!(nvidia.machine.divvy("ps -a -q").run().succeeds().stdout, "");
+    divvy("rm job").run().succeeds();
     let check = divvy("plugin check").arg(nvidia.machine.plugin_file("cuda"));
     check.run().succeeds().says(", 0 failed, ");
 
@@ -1142,6 +1147,18 @@ fn a_machine_is_taken_by_its_folder_and_has_a_state_of_its_own() {
         .run()
         .exits(125);
     unknown.complains("there are mine [no_machine]");
+    // Whoever can change it could have root load a library of theirs.
+    let mode = |mode| {
+        fs::set_permissions(machines.join("mine"), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(0o777);
+    let open = nvidia
+        .machine
+        .divvy("--machine mine devices")
+        .run()
+        .exits(125);
+    open.complains("may write to it");
+    mode(0o755);
     fs::write(machines.join("mine/machine.toml"), "sumary = 1").unwrap();
     let wrong = nvidia
         .machine

@@ -465,6 +465,40 @@ fn the_drivers_libraries_are_in_one_place_and_cannot_be_changed() {
 }
 
 #[test]
+fn the_loader_looks_in_the_drivers_folder_first_whoever_says_what() {
+    requires!(root, dockerd);
+    let mut nvidia = Nvidia::ready("t4");
+    let engine = Dockerd::start();
+    engine.image(&json!({ "Env": ["PATH=/bin"] }), |_| {});
+    nvidia.machine.use_engine(engine.socket());
+    let ours = "/usr/local/lib/divvy/cuda";
+    let show = ["sh", "-c", "echo $LD_LIBRARY_PATH"];
+    for launcher in [["--launcher", "oci", "--"], ["--launcher", ENGINE, "app:1"]] {
+        let run = |options: &str| {
+            let run = nvidia.divvy("run --cpu 0.1 --mem 64MiB --gpu 0.25");
+            run.args(words(options)).args(launcher)
+        };
+        for (said, is) in [
+            ("-e LD_LIBRARY_PATH=", ours.to_owned()),
+            ("-e LD_LIBRARY_PATH=/opt", format!("{ours}:/opt")),
+        ] {
+            let output = run(&format!("--rm {said}")).args(show).run().succeeds();
+            assert_eq!(output.stdout.trim_end(), is, "{output}");
+        }
+        run("-d --name e").args(["sleep", "600"]).run().succeeds();
+        for (said, is) in [
+            ("-e LD_LIBRARY_PATH=", ours.to_owned()),
+            ("-e LD_LIBRARY_PATH=/opt", format!("{ours}:/opt")),
+        ] {
+            let exec = nvidia.divvy(&format!("exec {said} e")).args(show);
+            let output = exec.run().succeeds();
+            assert_eq!(output.stdout.trim_end(), is, "{output}");
+        }
+        nvidia.divvy("rm -f e").run().succeeds();
+    }
+}
+
+#[test]
 fn nvidia_smi_comes_when_it_is_asked_for() {
     requires!(root);
     let nvidia = Nvidia::ready("t4");

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use divvy_plugin::{NodeId, NodeKind};
+use divvy_plugin::NodeId;
 
 use crate::allocate::{Problem, Snapshot};
 use crate::model::{Device, DeviceRef, Inventory, Record};
@@ -95,7 +95,7 @@ fn owners(inventory: &Inventory, plugin: &str) -> BTreeMap<NodeId, usize> {
 
 #[cfg(test)]
 mod tests {
-    use divvy_plugin::{DeviceNode, Edits};
+    use divvy_plugin::{DeviceNode, Edits, NodeKind};
 
     use super::*;
     use crate::model::Slice;

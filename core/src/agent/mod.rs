@@ -67,7 +67,7 @@ pub struct Settings {
     pub agent_socket: Option<PathBuf>,
     /// The container engine's socket; `None`: where engines usually listen.
     pub docker_socket: Option<PathBuf>,
-    /// The name of the simulated machine that the plugins see, if it is one.
+    /// The folder of the simulated machine that the plugins see, if it is one.
     pub machine: Option<String>,
 }
 

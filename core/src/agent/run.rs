@@ -344,6 +344,7 @@ impl Agent {
             stop_signal: plan.job.stop_signal.clone(),
             workdir: plan.job.workdir.clone(),
             writable: launch::writable(&plan.job.mounts),
+            library_paths: edits.library_paths.clone(),
             reserved: Reserved::of(inventory),
             by,
         };

@@ -231,7 +231,7 @@ pub struct Version {
     pub state: String,
     /// Its plugin folder.
     pub plugin_dir: String,
-    /// The simulated machine that it serves, if it is none that is there.
+    /// The folder of the simulated machine that it serves, if it is none that is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
 }

@@ -123,6 +123,9 @@ fn say_machine(global: &args::Global) -> Result<(), Failure> {
             machine.name,
             machine.summary
         );
+        if let Some(closed) = machine.closed() {
+            tell!("divvy: {closed}");
+        }
     }
     Ok(())
 }

@@ -140,10 +140,11 @@ impl Builder {
         let machine = self.simulated()?;
         if let Some(machine) = &machine {
             // The real machine's agent and ledger have no business with it.
-            config.state = Some(machine.state());
+            config.state = Some(machine.state(self.state.as_deref()));
             config.agent.socket = None;
         }
-        let state = self.state.clone().or_else(|| config.state.clone());
+        let named = self.state.clone().filter(|_| machine.is_none());
+        let state = named.or_else(|| config.state.clone());
         let state = state.unwrap_or_else(|| PathBuf::from(STATE));
         let state =
             std::path::absolute(&state).map_err(|e| AgentError::System("the state folder", e))?;
@@ -178,7 +179,7 @@ impl Builder {
             state,
             exe,
             plugins,
-            machine: machine.map(|machine| machine.name),
+            machine: machine.map(|machine| machine.path.display().to_string()),
             docker_socket: self
                 .docker_socket
                 .clone()

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::agent::AgentError;
 use crate::config::{ConfigError, Setting};
+use crate::plugin::{OpenError, check_ancestors, check_file};
 
 /// Where workloads on such machines are kept, each machine's apart from others' and
 /// from the real one's.
@@ -19,6 +20,8 @@ const STATES: &str = "/var/lib/divvy-machines";
 /// A machine, found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Simulated {
+    /// Its folder; no symbolic links.
+    pub(crate) path: PathBuf,
     /// Its folder's name.
     pub(crate) name: String,
     /// One line about it.
@@ -74,6 +77,9 @@ impl Simulated {
         let file = folder.join("machine.toml");
         let read = |e| ConfigError::Read(file.clone(), e);
         let folder = folder.canonicalize().map_err(read)?;
+        // Plugins load what lies in it, as root.
+        let safe = check_ancestors(&folder).and_then(|()| check_file(&file));
+        safe.map_err(OpenError::from)?;
         let text = std::fs::read_to_string(&file).map_err(read)?;
         let parsed: File = toml::from_str(&text)
             .map_err(|e| ConfigError::Wrong(file.clone(), e.to_string().trim().to_owned()))?;
@@ -91,6 +97,7 @@ impl Simulated {
                 .collect()
         };
         Ok(Self {
+            path: folder.clone(),
             name: folder
                 .file_name()
                 .unwrap_or_default()
@@ -105,9 +112,25 @@ impl Simulated {
         })
     }
 
-    /// Where its workloads are kept unless somebody says otherwise.
-    pub(super) fn state(&self) -> PathBuf {
-        Path::new(STATES).join(&self.name)
+    /// Where its workloads are kept: each folder's apart, also below a state folder that
+    /// was named, so that no slice of it is ever in the ledger of a real machine.
+    pub(super) fn state(&self, named: Option<&Path>) -> PathBuf {
+        let folder = crc32fast::hash(self.path.as_os_str().as_encoded_bytes());
+        let own = format!("{}-{folder:08x}", self.name);
+        match named {
+            Some(state) => state.join("machines").join(own),
+            None => Path::new(STATES).join(own),
+        }
+    }
+
+    /// Why containers cannot be given its libraries, if so (the rules for mounts of
+    /// plugins).
+    pub(crate) fn closed(&self) -> Option<String> {
+        let closed = ["/home", "/root", "/run", "/boot", "/etc"];
+        let at = closed.iter().find(|root| self.path.starts_with(root))?;
+        Some(format!(
+            "containers are given no libraries from under {at}: have it in another folder, such as /opt, to run something"
+        ))
     }
 }
 

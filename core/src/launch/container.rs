@@ -51,6 +51,9 @@ pub struct Container {
     /// What is to be opened for writing once it is made.
     #[serde(default)]
     pub writable: Vec<BindMount>,
+    /// Where the loader looks first, for `exec` too.
+    #[serde(default)]
+    pub library_paths: Vec<String>,
     /// What nobody may set for a process in it.
     #[serde(default)]
     pub reserved: Reserved,

@@ -53,7 +53,7 @@ pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
 pub(crate) use runtime::{is_known_runtime, last_line};
 pub use signals::{signal_name, signal_number};
 pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
-pub(crate) use spec::{init_args, render, write_init};
+pub(crate) use spec::{LOADER_PATH, init_args, loader_path, render, write_init};
 pub use variables::Reserved;
 pub(crate) use variables::{VariableFault, held_back};
 pub(crate) use writable::{open_for_writing, writable};

@@ -247,7 +247,7 @@ fn env(job: &Job, edits: &Edits) -> Vec<String> {
 }
 
 /// Where the dynamic loader looks before its own folders (ld.so(8)).
-const LOADER_PATH: &str = "LD_LIBRARY_PATH";
+pub(crate) const LOADER_PATH: &str = "LD_LIBRARY_PATH";
 
 /// Lays the variables over what is there, in the order of who wins; as `NAME=VALUE`.
 /// The folders that plugins have the loader look in come before anybody else's.
@@ -264,20 +264,20 @@ pub(super) fn layered<'a>(
             .map(|(name, value)| (name.as_str(), value.as_str())),
     );
     vars.extend(forced.iter().map(|v| (v.name.as_str(), v.value.as_str())));
-    let mut folders: Vec<&str> = edits.library_paths.iter().map(String::as_str).collect();
-    if let Some(others) = vars.get(LOADER_PATH).filter(|others| !others.is_empty()) {
-        folders.push(others);
-    }
-    let folders = folders.join(":");
-    let mut lines: Vec<String> = vars
-        .iter()
-        .filter(|(name, _)| **name != LOADER_PATH || edits.library_paths.is_empty())
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
+    let loader = loader_path(&edits.library_paths, vars.get(LOADER_PATH).copied());
+    let mut vars: BTreeMap<&str, &str> = vars;
     if !edits.library_paths.is_empty() {
-        lines.push(format!("{LOADER_PATH}={folders}"));
+        vars.insert(LOADER_PATH, &loader);
     }
-    lines
+    let line = |(name, value): (&&str, &&str)| format!("{name}={value}");
+    vars.iter().map(line).collect()
+}
+
+/// The loader's folders: those that plugins gave before those that somebody else did.
+pub(crate) fn loader_path(folders: &[String], others: Option<&str>) -> String {
+    let others = others.filter(|others| !others.is_empty());
+    let all: Vec<&str> = folders.iter().map(String::as_str).chain(others).collect();
+    all.join(":")
 }
 
 fn namespaces(network: Network) -> Value {

@@ -360,7 +360,8 @@ pub(super) async fn exec(
 ) -> Result<Running, AgentError> {
     let handle = on.handle(&workload.container.id);
     let tty = request.tty;
-    let env = request.env.iter();
+    let folders = &workload.container.library_paths;
+    let env = super::exec::loaded(request.env.clone(), folders);
     let command = docker::Command {
         args: super::exec::args(workload, &request),
         env: env.map(|(name, value)| format!("{name}={value}")).collect(),

@@ -24,7 +24,7 @@ use super::protocol::{Event, ExecRequest, Input};
 use super::serve::Workload;
 use super::streams::{PIECE, Writer};
 use crate::agent::AgentError;
-use crate::launch::{By, Oci, check_workdir, init_args};
+use crate::launch::{By, LOADER_PATH, Oci, check_workdir, init_args, loader_path};
 use crate::model::Exit;
 use crate::sys;
 
@@ -155,6 +155,21 @@ fn by_runtime(workload: &Workload, oci: &Oci, request: ExecRequest) -> Result<Ru
     Ok(running)
 }
 
+/// The request's variables, with the loader's folders that plugins gave before those
+/// that it names.
+pub(super) fn loaded(
+    env: Vec<(String, String)>,
+    folders: &[String],
+) -> impl Iterator<Item = (String, String)> {
+    env.into_iter().map(move |(name, value)| {
+        let value = match name == LOADER_PATH {
+            true => loader_path(folders, Some(&value)),
+            false => value,
+        };
+        (name, value)
+    })
+}
+
 /// The document that describes the process; it goes when the process has
 /// ended, for a runtime may read it late.
 struct ProcessFile(PathBuf);
@@ -171,7 +186,7 @@ impl ProcessFile {
         process["args"] = args(workload, &request).into();
         process["terminal"] = request.tty.into();
         if let Some(all) = process["env"].as_array_mut() {
-            for (name, value) in request.env {
+            for (name, value) in loaded(request.env, &workload.container.library_paths) {
                 let mine = format!("{name}=");
                 all.retain(|v| !v.as_str().is_some_and(|v| v.starts_with(&mine)));
                 all.push((mine + &value).into());

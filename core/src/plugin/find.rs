@@ -125,12 +125,26 @@ pub(crate) fn open(path: PathBuf) -> Result<PluginFile, FindError> {
     Ok(PluginFile { path, fd })
 }
 
-fn check_ancestors(folder: &Path) -> Result<(), FindError> {
+/// Looks whether others than root, or this user, can change a folder or put another in
+/// its place.
+///
+/// # Errors
+/// They can, and how it is mended.
+pub(crate) fn check_ancestors(folder: &Path) -> Result<(), FindError> {
     for (depth, path) in folder.ancestors().enumerate() {
         let stat = rustix::fs::stat(path).map_err(|e| FindError::Folder(path.into(), e.into()))?;
         check_owner(path, stat.st_uid, stat.st_mode, depth > 0)?;
     }
     Ok(())
+}
+
+/// The same of one file.
+///
+/// # Errors
+/// It is not there, or others can change it.
+pub(crate) fn check_file(path: &Path) -> Result<(), FindError> {
+    let stat = rustix::fs::stat(path).map_err(|e| FindError::Open(path.into(), e.into()))?;
+    check_owner(path, stat.st_uid, stat.st_mode, false)
 }
 
 fn check_owner(path: &Path, uid: u32, mode: u32, parent: bool) -> Result<(), FindError> {

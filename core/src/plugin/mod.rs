@@ -27,7 +27,7 @@ mod wire;
 
 pub use client::{CallError, Client, Holdings, Status};
 pub use crashes::{Crash, Crashes};
-pub(crate) use find::open as open_file;
 pub use find::{FindError, PluginFile, find};
+pub(crate) use find::{check_ancestors, check_file, open as open_file};
 pub use host::main as host_main;
 pub use set::{Answer, OpenError, Set, Settings, combine};
