@@ -573,7 +573,8 @@ fn a_gpu_that_is_lost_before_its_container_starts_is_not_given() {
 #[test]
 fn silicon_in_use_is_not_given_again_by_another_name() {
     requires!(root);
-    let cases: [(&str, &str, fn(&mut divvy_nvidia_machine::Description)); 3] = [
+    type Change = fn(&mut divvy_nvidia_machine::Description);
+    let cases: [(&str, &str, Change); 3] = [
         // An instance whose name changes.
         ("a100-mig", "--slot cuda.mig-3g.40gb=1", |d| {
             let gpu = d.gpu.get_mut("divided").unwrap();
