@@ -10,10 +10,8 @@ use crate::plugin::validate;
 
 /// Variables that choose devices by a runtime's or a library's rule, even
 /// where no plugin reserves them.
-const DEVICE_VARIABLES: [&str; 6] = [
+const DEVICE_VARIABLES: [&str; 4] = [
     "*_VISIBLE_DEVICES",
-    "NVIDIA_DRIVER_CAPABILITIES",
-    "NVIDIA_REQUIRE_*",
     "GPU_DEVICE_ORDINAL",
     "DOCKER_RESOURCE_*",
     "LD_AUDIT",
@@ -93,7 +91,6 @@ mod tests {
             "NVIDIA_VISIBLE_DEVICES",
             "cuda_visible_devices",
             "ROCR_VISIBLE_DEVICES",
-            "NVIDIA_REQUIRE_CUDA",
             "LD_AUDIT",
             "OMP_NUM_THREADS",
         ] {

@@ -131,13 +131,8 @@ fn env(parts: &Parts<'_>) -> Vec<String> {
     let mut vars: BTreeMap<&str, &str> = BTreeMap::new();
     for name in &parts.image.variables {
         if !parts.reserved.lets(name) && !name.is_empty() {
-            // The word by which NVIDIA's own runtime is told of none.
-            let none = if name.eq_ignore_ascii_case("NVIDIA_VISIBLE_DEVICES") {
-                "void"
-            } else {
-                ""
-            };
-            vars.insert(name, none);
+            // Set to nothing is none, to whatever reads it; a variable cannot be unset.
+            vars.insert(name, "");
         }
     }
     layered(vars, parts.job, parts.edits)

@@ -163,7 +163,7 @@ fn a_container_is_asked_for_whole() {
             "AMD_VISIBLE_DEVICES=",
             "COLOUR=green",
             "DOCKER_RESOURCE_GPU=",
-            "NVIDIA_VISIBLE_DEVICES=void",
+            "NVIDIA_VISIBLE_DEVICES=",
             "ODD NAME=",
             "OMP_NUM_THREADS=2",
             "PATH=/bin",
