@@ -1,18 +1,16 @@
 //! What is there, from what the driver's libraries and files say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use divvy_plugin::{
     Amount, Attribute, Capacity, Device, Discovery, Health, HealthState, NodeId, NodeKind, Value,
 };
 
+use crate::identity::{Found, UNLISTED, identify};
 use crate::links::{Placed, links};
 use crate::nvml::{Gpu, Instance, Memory, NvLink, Reading, Virtualization};
-use crate::root::{Known, Majors, Root, without_function};
-use crate::slots::{INSTANCE, MEMORY, TIME, WHOLE, capacity_of, share_quantum};
-
-/// Of a GPU that the kernel has and NVML does not count.
-const UNLISTED: &str = "not listed";
+use crate::root::{Majors, Root};
+use crate::slots::{MEMORY, TIME, WHOLE, share_quantum};
 
 /// A device, and what containers need to use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,102 +98,11 @@ fn switched(root: &Root, gpu: &Gpu) -> usize {
     gpu.nvlinks.iter().filter(leads).count()
 }
 
-/// A GPU with an identity.
-struct Found {
-    id: String,
-    address: String,
-    /// Its UUID, if it is its own.
-    uuid: Option<String>,
-    minor: Option<u32>,
-    model: String,
-    gpu: Gpu,
-}
-
-/// Gives each GPU its id: its UUID, else its PCI address. What NVML does not say of a
-/// GPU (it may have fallen off the bus), the kernel may.
-fn identify(
-    gpus: Vec<Gpu>,
-    mut known: BTreeMap<String, Known>,
-    warnings: &mut Vec<String>,
-) -> Vec<Found> {
-    let mut found = vec![];
-    let mut nameless = vec![];
-    for gpu in gpus {
-        let Some(address) = gpu.address.clone() else {
-            nameless.push(gpu);
-            continue;
-        };
-        // NVML does not say the function, which may be another in a virtual machine.
-        let same = |other: &&String| without_function(other) == without_function(&address);
-        let address = known.keys().find(same).cloned().unwrap_or(address);
-        let kernel = known.remove(&address).unwrap_or_default();
-        found.push(one(gpu, address, kernel));
-    }
-    // What is left are the GPUs of which NVML knows no address, in the same order.
-    let mut nameless = nameless.into_iter();
-    for (address, kernel) in known {
-        let gpu = nameless.next().unwrap_or_else(|| Gpu {
-            index: u32::MAX,
-            lost: Some(UNLISTED.into()),
-            ..Gpu::default()
-        });
-        found.push(one(gpu, address, kernel));
-    }
-    for gpu in nameless {
-        warnings.push(format!(
-            "GPU number {} is not listed: neither NVML nor the kernel says which one it is{}",
-            gpu.index,
-            gpu.lost.map(|why| format!(" ({why})")).unwrap_or_default()
-        ));
-    }
-    let mut seen = BTreeSet::new();
-    let twice: BTreeSet<String> = found
-        .iter()
-        .filter_map(|found| found.uuid.clone())
-        .filter(|uuid| !seen.insert(uuid.clone()))
-        .collect();
-    for found in &mut found {
-        let shared = found.uuid.as_ref().is_some_and(|uuid| twice.contains(uuid));
-        if shared {
-            found.uuid = None;
-        }
-        if found.uuid.is_none() {
-            let why = if shared {
-                "its UUID is another's too"
-            } else {
-                "it has no UUID"
-            };
-            warnings.push(format!(
-                "GPU {} goes by its PCI address: {why}",
-                found.address
-            ));
-        }
-        found.id = found.uuid.clone().unwrap_or_else(|| found.address.clone());
-    }
-    found.sort_by(|a, b| a.address.cmp(&b.address));
-    found
-}
-
-fn one(gpu: Gpu, address: String, kernel: Known) -> Found {
-    Found {
-        id: String::new(),
-        address,
-        uuid: gpu.uuid.clone().or(kernel.uuid),
-        minor: gpu.minor.or(kernel.minor),
-        model: gpu
-            .name
-            .clone()
-            .or(kernel.model)
-            .unwrap_or_else(|| "NVIDIA GPU".into()),
-        gpu,
-    }
-}
-
 /// What is the same for all GPUs.
-struct Facts<'a> {
-    root: &'a Root,
+pub(crate) struct Facts<'a> {
+    pub(crate) root: &'a Root,
     /// `None`: the kernel's list cannot be read.
-    majors: Option<Majors>,
+    pub(crate) majors: Option<Majors>,
     driver: Option<String>,
     cuda_version: Option<String>,
 }
@@ -369,97 +276,9 @@ impl Facts<'_> {
         Health::healthy()
     }
 
-    /// The GPU instances of a GPU with MIG on. What is handed out is a GPU instance:
-    /// its compute instances share its memory.
-    fn instances(&self, found: &Found, gpu: &Unit, warnings: &mut Vec<String>) -> Vec<Unit> {
-        let mut by_gi: BTreeMap<u32, Vec<&Instance>> = BTreeMap::new();
-        for instance in &found.gpu.instances {
-            by_gi.entry(instance.gi).or_default().push(instance);
-        }
-        by_gi
-            .into_iter()
-            .filter_map(|(gi, mut instances)| {
-                instances.sort_by_key(|instance| instance.ci);
-                self.instance(found, gpu, gi, &instances, warnings)
-            })
-            .collect()
-    }
-
-    fn instance(
-        &self,
-        found: &Found,
-        gpu: &Unit,
-        gi: u32,
-        instances: &[&Instance],
-        warnings: &mut Vec<String>,
-    ) -> Option<Unit> {
-        let first = instances.first()?;
-        let profile = profile(first, found.gpu.memory).unwrap_or_else(|| {
-            warnings.push(format!(
-                "GPU {}: NVML does not say of which profile its GPU instance {gi} is; ask for it with cuda.mig",
-                found.id
-            ));
-            "unknown".into()
-        });
-        let mut nodes = gpu.nodes.clone();
-        let mut rights = BTreeMap::new();
-        for instance in instances {
-            let gpu = found.minor;
-            let minors = gpu.and_then(|gpu| self.root.mig_minors(gpu, gi, instance.ci));
-            let major = self.majors.and_then(|majors| majors.caps);
-            if let (Some((of_gi, of_ci)), Some(major)) = (minors, major) {
-                for minor in [of_gi, of_ci] {
-                    let path = format!("/dev/nvidia-caps/nvidia-cap{minor}");
-                    rights.insert(path, char_node(major, minor));
-                }
-            }
-        }
-        // The rights to the GPU instance, and to each compute instance.
-        let closed = rights.len() <= instances.len();
-        let health = match gpu.device.health.state {
-            HealthState::Healthy | HealthState::Degraded if closed => Health {
-                state: HealthState::Unhealthy,
-                reason: Some("the driver does not say which nodes are the rights to it (/proc/driver/nvidia/capabilities): nvidia-modprobe -f, or reload the driver".into()),
-            },
-            _ => gpu.device.health.clone(),
-        };
-        nodes.extend(rights);
-        let names: Vec<String> = instances.iter().filter_map(|i| i.uuid.clone()).collect();
-        let whole = Instance {
-            sms: instances.iter().map(|i| i.sms).sum(),
-            ..(*first).clone()
-        };
-        let mut capacities = BTreeMap::from([
-            (INSTANCE.to_owned(), Capacity::of(Amount::ONE)),
-            (capacity_of(&profile), Capacity::of(Amount::ONE)),
-        ]);
-        if let Some(total) = first.memory {
-            capacities.insert(MEMORY.into(), Capacity::of(Amount::from_units(total)));
-        }
-        let id = names.first().cloned();
-        Some(Unit {
-            device: Device {
-                numa_node: gpu.device.numa_node,
-                health,
-                attributes: self.attributes(found, &profile, &whole),
-                capacities,
-                nodes: nodes.iter().map(|(_, node)| *node).collect(),
-                parent: Some(found.id.clone()),
-                ..Device::new(
-                    id.unwrap_or_else(|| format!("{}/gi{gi}", found.id)),
-                    "mig",
-                    format!("{} MIG {profile}", found.model),
-                )
-            },
-            visible: names,
-            address: found.address.clone(),
-            nodes,
-        })
-    }
-
     /// The same attributes for every device, so that a selector that holds for one
     /// can be asked of all; what is not known is 0, "" or false.
-    fn attributes(
+    pub(crate) fn attributes(
         &self,
         found: &Found,
         profile: &str,
@@ -523,7 +342,7 @@ impl Facts<'_> {
     }
 }
 
-fn char_node(major: u32, minor: u32) -> NodeId {
+pub(crate) fn char_node(major: u32, minor: u32) -> NodeId {
     NodeId {
         kind: NodeKind::Char,
         major,
@@ -561,67 +380,4 @@ fn multiprocessors(gpu: &Gpu) -> Option<u32> {
         _ => return None,
     };
     Some(gpu.cores? / each)
-}
-
-/// The profile of a GPU instance: from the MIG device's name (`… MIG 1c.3g.40gb`: the
-/// part before the `g` is the compute instance's); else by NVIDIA's rule: eighths of
-/// the GPU's memory, in whole GB.
-fn profile(instance: &Instance, gpu: Option<Memory>) -> Option<String> {
-    if let Some((_, profile)) = instance.name.as_ref().and_then(|n| n.rsplit_once("MIG ")) {
-        let profile = profile.trim();
-        let whole = match profile.split_once('.') {
-            Some((part, rest)) if part.ends_with('c') => rest,
-            _ => profile,
-        };
-        return Some(whole.to_owned());
-    }
-    let (slices, memory, total) = (instance.gi_slices?, instance.memory?, gpu?.total);
-    if slices == 0 || total == 0 {
-        return None;
-    }
-    let eighths = memory.checked_mul(8)?.div_ceil(total);
-    let gb = (eighths * total.div_ceil(1 << 30) + 4) / 8;
-    Some(format!("{slices}g.{gb}gb"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    #[test]
-    fn profiles() {
-        let of = |name: &str, slices, mib: u64, total_mib: u64| {
-            let instance = Instance {
-                name: (!name.is_empty()).then(|| name.to_owned()),
-                gi_slices: Some(slices),
-                memory: Some(mib * MIB),
-                ..Instance::default()
-            };
-            let gpu = Memory {
-                total: total_mib * MIB,
-                reserved: 0,
-            };
-            profile(&instance, Some(gpu)).unwrap_or_default()
-        };
-        assert_eq!(
-            of("NVIDIA A100-SXM4-80GB MIG 1c.3g.40gb", 3, 0, 1),
-            "3g.40gb"
-        );
-        assert_eq!(of("NVIDIA H100 MIG 1g.10gb+me", 1, 0, 1), "1g.10gb+me");
-        // Sizes from captures: the rule gives NVIDIA's names.
-        for (slices, mib, total, name) in [
-            (1, 4_864, 40_960, "1g.5gb"),
-            (1, 9_728, 81_920, "1g.10gb"),
-            (3, 40_192, 81_920, "3g.40gb"),
-            (2, 20_096, 81_559, "2g.20gb"),
-            (1, 16_384, 143_771, "1g.18gb"),
-            (1, 22_528, 183_359, "1g.23gb"),
-            (2, 45_312, 183_359, "2g.45gb"),
-            (4, 24_004, 24_576, "4g.24gb"),
-        ] {
-            assert_eq!(of("", slices, mib, total), name);
-        }
-    }
 }

@@ -13,8 +13,8 @@
 //! a part of a GPU more firmly limited than it is: parts are advisory, MIG instances
 //! and whole GPUs the hardware's.
 //!
-//! One idea per module: `root`, `libraries`, `nvml` and [`ffi`](self) read; `links`
-//! and `discover` understand; `slots` is what can be asked for; `prepare` and
+//! One idea per module: `root`, `libraries`, `nvml` and `ffi` read; `identity`, `links`,
+//! `mig` and `discover` understand; `slots` is what can be asked for; `prepare` and
 //! `require` are the way into a container.
 
 #![deny(unsafe_code)]
@@ -23,8 +23,10 @@ mod config;
 mod discover;
 mod error;
 mod ffi;
+mod identity;
 mod libraries;
 mod links;
+mod mig;
 mod nvml;
 mod prepare;
 mod require;
