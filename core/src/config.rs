@@ -82,6 +82,23 @@ impl std::fmt::Display for Setting {
     }
 }
 
+/// What is wrong with a TOML document, and where, without a drawing.
+pub(crate) fn on_one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().trim().replace('\n', ", ");
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return message;
+    };
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
+    format!("line {line}, column {column}: {message}")
+}
+
 impl Config {
     /// The file that was named; else the usual one, if there is one.
     ///
@@ -104,7 +121,7 @@ impl Config {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = toml::from_str(text).map_err(|e| e.to_string().trim().to_owned())?;
+        let config: Self = toml::from_str(text).map_err(|e| on_one_line(text, &e))?;
         for (key, path) in [
             ("state", &config.state),
             ("plugin_dir", &config.plugin_dir),

@@ -490,3 +490,34 @@ fn a_user_that_the_root_does_not_know_is_refused() {
         assert_eq!(dump(&machine), before);
     }
 }
+
+#[test]
+fn several_names_each_have_their_turn() {
+    requires!(root);
+    let machine = divvy_tests::rootfs::machine();
+    for name in ["a", "b"] {
+        divvy_tests::rootfs::start(&machine, "built-in", name, "", "exec sleep 600");
+    }
+    let stopped = machine.divvy("stop nobody a nothing b").run().exits(125);
+    assert_eq!(stopped.stdout, "a\nb\n", "{stopped}");
+    stopped.complains("nobody").complains("nothing");
+    let removed = machine.divvy("--json rm a nobody b").run().exits(125);
+    assert_eq!(removed.json()["removed"], serde_json::json!(["a", "b"]));
+}
+
+#[test]
+fn programs_are_told_of_bad_words_in_json() {
+    let machine = Machine::with(&["cpu"]);
+    let output = machine.divvy("--json ps --no-such-option").run().exits(2);
+    output.complains(r#"{"error":{"code":"invalid_words","message":"#);
+    machine
+        .divvy("run --dry-run --name a/b -- true")
+        .run()
+        .exits(125)
+        .complains("a/b");
+    std::fs::write(machine.config(), "state = 1\n[agent]\n").unwrap();
+    let wrong = machine.divvy("devices").run().exits(125);
+    wrong.complains("line 1, column 9: ");
+    let wrong = machine.divvy("devices").run();
+    assert!(!wrong.stderr.contains("\\u{a}"), "{wrong}");
+}

@@ -73,39 +73,29 @@ pub(crate) fn bench(
     cat.wait()?;
 
     let cpu = client(place, &place.cpu)?;
-    group.bench_function("cpu_discover", |b| {
-        b.iter_custom(|n| {
-            let samples = runtime.block_on(async {
-                let mut samples = Vec::new();
-                for _ in 0..n {
-                    let begin = Instant::now();
-                    cpu.discover().await.expect("the CPU plugin answers");
-                    samples.push(begin.elapsed());
-                }
-                samples
-            });
-            figures.add("plugin/cpu_discover", None, samples)
-        });
-    });
-
-    let mut cuda = OpenRequest::default();
+    let mut gpus = OpenRequest::default();
     let root = place.gpus.display().to_string();
-    cuda.config.insert("root".into(), root);
-    let cuda = client_with(place, &place.cuda, cuda)?;
-    group.bench_function("cuda_discover_8", |b| {
-        b.iter_custom(|n| {
-            let samples = runtime.block_on(async {
-                let mut samples = Vec::new();
-                for _ in 0..n {
-                    let begin = Instant::now();
-                    cuda.discover().await.expect("the CUDA plugin answers");
-                    samples.push(begin.elapsed());
-                }
-                samples
+    gpus.config.insert("root".into(), root);
+    let cuda = client_with(place, &place.cuda, gpus)?;
+    for (name, client, target) in [
+        ("cpu_discover", &cpu, None),
+        ("cuda_discover_8", &cuda, Some(EIGHT_GPUS)),
+    ] {
+        group.bench_function(name, |b| {
+            b.iter_custom(|n| {
+                let samples = runtime.block_on(async {
+                    let mut samples = Vec::new();
+                    for _ in 0..n {
+                        let begin = Instant::now();
+                        client.discover().await.expect("the plugin answers");
+                        samples.push(begin.elapsed());
+                    }
+                    samples
+                });
+                figures.add(&format!("plugin/{name}"), target, samples)
             });
-            figures.add("plugin/cuda_discover_8", Some(EIGHT_GPUS), samples)
         });
-    });
+    }
 
     group.sample_size(50);
     group.bench_function("host_start", |b| {

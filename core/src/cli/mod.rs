@@ -73,7 +73,14 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             // clap's own words and codes: 0 for --help, 2 for a mistake.
-            let _ = error.print();
+            if error.use_stderr() && std::env::args_os().any(|word| word == "--json") {
+                let words = error.to_string();
+                let first = words.lines().next().unwrap_or_default();
+                let message = first.trim_start_matches("error: ").to_owned();
+                Failure::words("invalid_words", message).print(true);
+            } else {
+                let _ = error.print();
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

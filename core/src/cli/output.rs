@@ -55,6 +55,18 @@ impl Failure {
     }
 }
 
+/// The end of a verb that went through several names: each failure is said, the last
+/// one is the verb's.
+pub(super) fn each_had_its_turn(mut failed: Vec<Failure>, json: bool) -> Result<u8, Failure> {
+    let Some(last) = failed.pop() else {
+        return Ok(0);
+    };
+    for failure in failed {
+        failure.print(json);
+    }
+    Err(last)
+}
+
 /// Prints a document.
 pub(super) fn print_json(document: &impl Serialize) {
     match serde_json::to_string_pretty(document) {

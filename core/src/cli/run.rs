@@ -9,10 +9,13 @@ use super::terminal::{RawTerminal, Signals, Terminal};
 use super::{ask, divvy, fit, pull};
 use crate::agent::{AgentError, RootRequest, RunRequest};
 use crate::launch::{Identity, Network, Wanted, check_user_mount, docker};
-use crate::model::{Amount, Exit, Record, parse_amount};
+use crate::model::{Amount, Exit, Record, check_workload_name, parse_amount};
 
 pub(super) async fn run(global: &Global, args: Run) -> Result<u8, Failure> {
     if args.dry_run {
+        if let Some(name) = &args.name {
+            check_workload_name(name).map_err(AgentError::from)?;
+        }
         return fit::show(global, &ask::request(&args.ask)?, "run").await;
     }
     let request = request(global, &args)?;

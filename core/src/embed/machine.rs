@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::agent::AgentError;
-use crate::config::{ConfigError, Setting};
+use crate::config::{ConfigError, Setting, on_one_line};
 use crate::plugin::{OpenError, check_ancestors, check_file};
 
 /// Where workloads on such machines are kept, each machine's apart from others' and
@@ -82,7 +82,7 @@ impl Simulated {
         safe.map_err(OpenError::from)?;
         let text = std::fs::read_to_string(&file).map_err(read)?;
         let parsed: File = toml::from_str(&text)
-            .map_err(|e| ConfigError::Wrong(file.clone(), e.to_string().trim().to_owned()))?;
+            .map_err(|e| ConfigError::Wrong(file.clone(), on_one_line(&text, &e)))?;
         // What begins with ./ is in the machine's folder.
         let value = |setting: Setting| {
             let text = setting.to_string();
