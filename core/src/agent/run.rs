@@ -249,7 +249,8 @@ impl Agent {
                 (Root::Folder(real.clone()), real.display().to_string())
             }
             RootRequest::Image { path, reference } => {
-                let opened = image::open(path, reference.as_deref(), &state.join("images"))?;
+                let (id, store) = (request.root_id, state.join("images"));
+                let opened = image::open_same(path, id, reference.as_deref(), &store)?;
                 notes.extend(opened.notes.clone());
                 apply_image(&mut job, &opened.config, &reserved);
                 needs = Needs::of(&opened.config.labels).map_err(label)?;

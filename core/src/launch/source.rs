@@ -36,12 +36,12 @@ impl FileId {
     }
 
     /// What is at this path, behind links too.
-    pub(super) fn at(path: &Path) -> io::Result<Self> {
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
         Ok(Self::of(&stat(path)?))
     }
 
     /// What this is open at.
-    pub(super) fn behind(file: &impl AsFd) -> io::Result<Self> {
+    pub(crate) fn behind(file: &impl AsFd) -> io::Result<Self> {
         Ok(Self::of(&fstat(file)?))
     }
 }
