@@ -62,6 +62,30 @@ impl Divvy {
         self
     }
 
+    /// With no more descriptors than so many.
+    #[must_use]
+    pub fn descriptors(self, most: u32) -> Self {
+        let mut limited = Command::new("sh");
+        limited
+            .arg("-c")
+            .arg(format!("ulimit -n {most}; exec \"$0\" \"$@\""))
+            .arg(self.command.get_program())
+            .args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        if let Some(folder) = self.command.get_current_dir() {
+            limited.current_dir(folder);
+        }
+        Self {
+            command: limited,
+            input: self.input,
+        }
+    }
+
     /// With this text on standard input, else with none.
     #[must_use]
     pub fn input(mut self, text: &str) -> Self {

@@ -92,12 +92,22 @@ impl Machine {
     #[track_caller]
     #[must_use]
     pub fn agent(&self, lines: &str) -> Agent {
+        self.agent_with(lines, |divvy| divvy)
+    }
+
+    /// As [`agent`](Self::agent), whose command is changed before it is started.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[track_caller]
+    #[must_use]
+    pub fn agent_with(&self, lines: &str, change: impl FnOnce(Divvy) -> Divvy) -> Agent {
         let socket = self.socket();
         let text = format!(
             "[agent]\nsocket = {:?}\n{lines}\n",
             socket.display().to_string()
         );
-        self.start_agent(socket, &text)
+        self.start_agent(socket, &text, change)
     }
 
     /// Starts an agent that listens where one of this state folder is looked
@@ -108,13 +118,18 @@ impl Machine {
     #[track_caller]
     #[must_use]
     pub fn default_agent(&self) -> Agent {
-        self.start_agent(self.state().join("run/agent.sock"), "")
+        self.start_agent(self.state().join("run/agent.sock"), "", |divvy| divvy)
     }
 
     #[track_caller]
-    fn start_agent(&self, socket: PathBuf, config: &str) -> Agent {
+    fn start_agent(
+        &self,
+        socket: PathBuf,
+        config: &str,
+        change: impl FnOnce(Divvy) -> Divvy,
+    ) -> Agent {
         fs::write(self.config(), config).expect("a file");
-        let running = self.divvy("agent").spawn();
+        let running = change(self.divvy("agent")).spawn();
         let agent = Agent { running, socket };
         if !eventually(|| std::os::unix::net::UnixStream::connect(&agent.socket).is_ok()) {
             panic!("the agent does not listen\n{}", agent.end());

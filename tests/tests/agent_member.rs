@@ -206,6 +206,15 @@ fn no_place_for_a_mount_is_made_in_a_folder_of_the_host() {
             volume(&readable, Path::new("/a")),
             volume(&inner, Path::new("/a/closed/b")),
         ]);
+        // Nor by a link of her own, whether it leads there or nowhere.
+        for (name, to) in [("there", "closed/b"), ("nowhere", "closed/none")] {
+            std::os::unix::fs::symlink(readable.join(to), outer.join(name)).unwrap();
+            missing(&[
+                volume(&outer, Path::new("/a")),
+                volume(&inner, &Path::new("/a").join(name)),
+            ]);
+            fs::remove_file(outer.join(name)).unwrap();
+        }
         fs::remove_dir_all(closed).unwrap();
 
         for place in ["b", "c"] {
@@ -297,13 +306,97 @@ fn an_engine_makes_no_place_either() {
     docked.nothing_is_left();
 }
 
-/// Connections of hers: the kernel tells the agent who the thread was.
+/// A folder with a `runc` that does what the file `swap` beside it says before it
+/// makes a container, once: who owns a folder can do so at any moment.
+fn swapping_runc(machine: &Machine) -> PathBuf {
+    let bin = folder(machine.path().join("bin"), 0o755);
+    let script = "\
+#!/bin/sh
+here=$(dirname $0)
+case \" $* \" in
+*' create '*) [ ! -e $here/swap ] || { mv $here/swap $here/done && . $here/done; };;
+esac
+PATH=${PATH#$here:} exec runc \"$@\"
+";
+    fs::write(bin.join("runc"), script).unwrap();
+    fs::set_permissions(bin.join("runc"), fs::Permissions::from_mode(0o755)).unwrap();
+    bin
+}
+
+/// What is mounted is what was looked at, or nothing runs.
+#[test]
+fn what_is_replaced_meanwhile_is_not_entered() {
+    requires!(root, runc);
+    let machine = Machine::with(&["cpu"]);
+    let bin = swapping_runc(&machine);
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let agent = machine.agent_with(&format!("group = {:?}", GROUP.0), |divvy| {
+        divvy.env("PATH", &path)
+    });
+    run(&machine, "runc", &[], "true").run().succeeds();
+
+    // A file that she may read, in a folder that she may not enter.
+    let closed = folder(machine.path().join("closed"), 0o700);
+    folder(closed.join("data"), 0o777);
+    fs::write(closed.join("data/secret"), "psst").unwrap();
+    let home = machine.path().join("home-61003");
+    let script = "cat secret; touch touched";
+    let own = || {
+        for name in ["way", "old"] {
+            let _ = fs::remove_file(home.join(name));
+            let _ = fs::remove_dir_all(home.join(name));
+        }
+        hers(home.join("way"));
+        hers(home.join("way/data"))
+    };
+    let swap = format!(
+        "cd {} && mv way old && ln -s {} way",
+        home.display(),
+        closed.display()
+    );
+    let refused = |divvy: Divvy| {
+        fs::write(bin.join("swap"), &swap).unwrap();
+        let said = divvy.run();
+        assert!(!bin.join("swap").exists(), "{said}");
+        said.exits(125)
+            .complains("was replaced by something else")
+            .complains("[source_replaced]");
+        assert_eq!(fs::read_dir(closed.join("data")).unwrap().count(), 1);
+    };
+    for mode in ["ro", "rw"] {
+        let volume = format!("{}:/data:{mode}", own().display());
+        let options = ["-v", &volume, "-w", "/data"];
+        refused(run(&machine, "runc", &options, script));
+    }
+    let current = own();
+    refused(run(&machine, "runc", &[], script).folder(&current));
+    // Root in somebody's folder.
+    let current = own();
+    let by_root = machine.divvy("run --rm --cpu 0.1 --mem 64MiB --runtime runc --");
+    refused(by_root.args(["sh", "-c", script]).folder(&current));
+
+    let volume = format!("{}:/data", own().display());
+    let options = ["-v", &volume, "-w", "/data"];
+    run(&machine, "runc", &options, "touch touched")
+        .run()
+        .succeeds();
+    assert!(home.join("way/data/touched").exists());
+    agent.end().succeeds();
+    nothing_is_left(&machine);
+}
+
+/// Connections of hers.
 fn connections(machine: &Machine, count: usize) -> Vec<UnixStream> {
+    connections_of(machine, ALICE, count)
+}
+
+/// Connections of this user: the kernel tells the agent who the thread was.
+fn connections_of(machine: &Machine, uid: u32, count: usize) -> Vec<UnixStream> {
     let socket = machine.socket();
     let open = move || {
         // This thread's alone.
         rustix::thread::set_thread_gid(rustix::fs::Gid::from_raw(GROUP.1)).unwrap();
-        rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(ALICE)).unwrap();
+        rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(uid)).unwrap();
         let all = (0..count).map(|_| UnixStream::connect(&socket).unwrap());
         all.collect()
     };
@@ -340,4 +433,34 @@ fn a_member_cannot_use_up_the_agents_connections() {
     assert!(waited > Duration::from_secs(5), "{waited:?}");
     machine.divvy_as(ALICE, GROUP.1, "ps").run().succeeds();
     agent.end().succeeds();
+}
+
+/// Who has subordinate ids is many users.
+#[test]
+fn nor_can_many_users_together() {
+    requires!(root);
+    let machine = Machine::with(&["cpu"]);
+    let agent = machine.agent_with(&format!("group = {:?}", GROUP.0), |divvy| {
+        divvy.descriptors(1024)
+    });
+    // Three eighths of 1024.
+    let held: Vec<UnixStream> = (0..4)
+        .flat_map(|user| connections_of(&machine, 100_000 + user, 96))
+        .collect();
+    machine
+        .divvy_as(ALICE, GROUP.1, "ps")
+        .run()
+        .exits(125)
+        .complains("as many as all users but root may have")
+        .complains("[too_many_connections]");
+    machine.divvy("ps").run().succeeds();
+    machine
+        .divvy("run --rm --cpu 0.1 --mem 64MiB -- true")
+        .run()
+        .succeeds();
+    drop(held);
+    let served = || machine.divvy_as(ALICE, GROUP.1, "ps").run().code == 0;
+    assert!(divvy_tests::eventually(served));
+    agent.end().succeeds();
+    nothing_is_left(&machine);
 }

@@ -187,6 +187,11 @@ pub enum AgentError {
         "you have {0} connections to the agent open, which is as many as one user may; close some, or wait until commands of yours have ended"
     )]
     TooManyConnections(usize),
+    /// All users but root together do.
+    #[error(
+        "{0} connections to the agent are open, which is as many as all users but root may have together; try again when some have ended"
+    )]
+    TooManyOthers(usize),
     /// Something is where the agent should listen.
     #[error(
         "the agent cannot listen at {0}: {1} is there, and is left alone; remove it, or name another place: agent.socket in the configuration, or --socket"
@@ -307,7 +312,7 @@ impl AgentError {
             Self::Remote(fault) => &fault.code,
             Self::NoAgent { .. } => "no_agent",
             Self::NoMachine { .. } => "no_machine",
-            Self::TooManyConnections(_) => "too_many_connections",
+            Self::TooManyConnections(_) | Self::TooManyOthers(_) => "too_many_connections",
             Self::SocketTaken(..) => "socket_taken",
             Self::NeedsAgent(_) => "needs_agent",
             Self::Config(_) => "invalid_config",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::launch::{BindMount, Identity, Network, Wanted};
+use crate::launch::{BindMount, FileId, Identity, Network, Wanted};
 use crate::model::Request;
 
 /// Where the root filesystem comes from.
@@ -66,6 +66,10 @@ pub struct RunRequest {
     pub caller: Identity,
     /// Checked mounts.
     pub mounts: Vec<BindMount>,
+    /// Which folder or file of the host's the root is, if that was looked at as
+    /// the caller. Never a document's word.
+    #[serde(skip)]
+    pub root_id: Option<FileId>,
     /// A terminal?
     pub tty: bool,
     /// Input?

@@ -14,8 +14,8 @@ use super::{Agent, AgentError, RootRequest, RunRequest, settle};
 use crate::failpoint::{Point, hit};
 use crate::launch::docker::Prepared;
 use crate::launch::{
-    self, BindMount, By, Container, Folder, Identity, Job, Lack, LaunchError, Needs, Network, Oci,
-    Reserved, Root, image, merge,
+    self, BindMount, By, Container, FileId, Folder, Identity, Job, Lack, LaunchError, Needs,
+    Network, Oci, Reserved, Root, Source, image, merge,
 };
 use crate::model::{
     Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
@@ -187,7 +187,7 @@ impl Agent {
         let engine = self.engine_socket().ok();
         for socket in engine.iter().chain(&self.settings.agent_socket) {
             for mount in &request.mounts {
-                launch::check_socket(&mount.source, socket)
+                launch::check_socket(&mount.source, mount.id, socket)
                     .map_err(|why| LaunchError::Forbidden(format!("-v: {why}")))?;
             }
             // On the host's root /run is empty; one that lies elsewhere is masked.
@@ -207,6 +207,7 @@ impl Agent {
             ));
         }
         let mut image_user = None;
+        let mut root_id = None;
         let (root, root_name) = match &request.root {
             RootRequest::Engine { image } => {
                 let on = self.on_engine(image, request, &mut job, &reserved).await?;
@@ -222,20 +223,19 @@ impl Agent {
                 });
             }
             RootRequest::Host { current } => {
-                notes.extend(on_host_root(&mut job, current, state)?);
+                notes.extend(on_host_root(&mut job, current, request.root_id, state)?);
                 (Root::Host, "host".to_owned())
             }
             RootRequest::Folder(path) => {
-                let real = path
-                    .canonicalize()
-                    .ok()
-                    .filter(|p| p.is_dir())
-                    .ok_or_else(|| {
-                        AgentError::Root(format!(
-                            "--rootfs {}: there is no such folder",
-                            path.display()
-                        ))
-                    })?;
+                let seen = Source::look(path).ok().filter(Source::is_folder);
+                let seen = seen.ok_or_else(|| {
+                    AgentError::Root(format!(
+                        "--rootfs {}: there is no such folder",
+                        path.display()
+                    ))
+                })?;
+                root_id = Some(same(&seen, request.root_id)?);
+                let real = seen.path;
                 if !["bin", "usr", "lib", "sbin"]
                     .iter()
                     .any(|d| real.join(d).is_dir())
@@ -249,7 +249,8 @@ impl Agent {
                 (Root::Folder(real.clone()), real.display().to_string())
             }
             RootRequest::Image { path, reference } => {
-                let opened = image::open(path, reference.as_deref(), &state.join("images"))?;
+                let (id, store) = (request.root_id, state.join("images"));
+                let opened = image::open_same(path, id, reference.as_deref(), &store)?;
                 notes.extend(opened.notes.clone());
                 apply_image(&mut job, &opened.config, &reserved);
                 needs = Needs::of(&opened.config.labels).map_err(label)?;
@@ -259,6 +260,7 @@ impl Agent {
         };
         let runtime = launch::pick(&request.runtime, &self.settings.exe, state)?;
         finish_job(&mut job, request)?;
+        job.mounts = launch::visible(&job.mounts);
         if let Some(user) = request.user.clone().or(image_user) {
             job.user = identity(&user, &root)?;
         }
@@ -266,7 +268,11 @@ impl Agent {
             name,
             job,
             root_name,
-            how: How::Oci(Oci { runtime, root }),
+            how: How::Oci(Oci {
+                runtime,
+                root,
+                root_id,
+            }),
             needs,
             notes,
         })
@@ -343,7 +349,7 @@ impl Agent {
             stdin: plan.job.stdin,
             stop_signal: plan.job.stop_signal.clone(),
             workdir: plan.job.workdir.clone(),
-            writable: launch::writable(&plan.job.mounts),
+            mounts: plan.job.mounts.clone(),
             library_paths: edits.library_paths.clone(),
             reserved: Reserved::of(inventory),
             by,
@@ -561,6 +567,9 @@ async fn report(control: &mut UnixStream) -> Result<monitor::Report, AgentError>
     let received = timeout(MONITOR, frames::receive_json::<monitor::Report>(control)).await;
     match received {
         Err(_) => Err(failed("made", "its monitor does not answer".into())),
+        Ok(Ok(Some(monitor::Report::Failed { step, why }))) if step == monitor::REPLACED => {
+            Err(LaunchError::Replaced(why.into()).into())
+        }
         Ok(Ok(Some(monitor::Report::Failed { step, why }))) => Err(failed(
             if step == "started" { "started" } else { "made" },
             why,
@@ -611,6 +620,7 @@ fn user_env(request: &RunRequest, reserved: &Reserved) -> Result<Variables, Agen
 fn on_host_root(
     job: &mut Job,
     current: &std::path::Path,
+    looked_at: Option<FileId>,
     state: &std::path::Path,
 ) -> Result<Option<String>, AgentError> {
     let system = |e| AgentError::System("cannot read the mounts of this machine", e);
@@ -628,11 +638,13 @@ fn on_host_root(
             current.display()
         ));
     } else {
-        let source = current.to_owned();
+        let seen = Source::look(current)
+            .map_err(|e| AgentError::System("cannot look at the current folder", e))?;
         mounts.push(BindMount {
-            source,
+            id: Some(same(&seen, looked_at)?),
+            source: seen.path,
             target: job.workdir.clone(),
-            read_only: false,
+            read_only: seen.read_only,
         });
     }
     // Names must resolve on the host's network, wherever the file really is.
@@ -646,11 +658,21 @@ fn on_host_root(
             source: real,
             target,
             read_only: true,
+            // Written anew, as another file, whenever the network changes.
+            id: None,
         });
     }
     mounts.append(&mut job.mounts);
     job.mounts = mounts;
     Ok(note)
+}
+
+/// Is it still what was looked at as the caller, if it was?
+fn same(seen: &Source, looked_at: Option<FileId>) -> Result<FileId, LaunchError> {
+    match looked_at {
+        Some(id) if id != seen.id => Err(LaunchError::Replaced(seen.path.clone())),
+        _ => Ok(seen.id),
+    }
 }
 
 /// What the user says over the image's head, and the rules for both; and

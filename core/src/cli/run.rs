@@ -163,6 +163,7 @@ fn finish(
             .iter()
             .map(|text| check_user_mount(text, &state))
             .collect::<Result<_, _>>()?,
+        root_id: None,
         tty: args.tty,
         stdin: args.interactive || args.tty,
         network: match args.net {

@@ -48,9 +48,10 @@ pub struct Container {
     /// Its working directory, which the init makes if there is none such.
     #[serde(default)]
     pub workdir: String,
-    /// What is to be opened for writing once it is made.
+    /// What of the host is mounted in it, in this order: looked at, and opened for
+    /// writing, once it is made.
     #[serde(default)]
-    pub writable: Vec<BindMount>,
+    pub mounts: Vec<BindMount>,
     /// Where the loader looks first, for `exec` too.
     #[serde(default)]
     pub library_paths: Vec<String>,

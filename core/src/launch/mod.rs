@@ -9,7 +9,8 @@
 //! * `runtime`: which OCI runtime works here, by `probe`; [`builtin`] is our own;
 //! * `rootfs`: what the container's root is made of; [`image`] unpacks images;
 //! * `mounts`: what of the host a container may see, and what never;
-//!   `writable`: how it comes to be written to;
+//!   `source`: one such thing, looked at once, as somebody; `writable`: whether
+//!   that is what was mounted, and how it comes to be written to;
 //! * `remains`: what a killed carrier leaves of a container, and its end;
 //! * `proof`: looks at the made container before anything runs in it;
 //!
@@ -31,6 +32,7 @@ mod rootfs;
 mod runtime;
 mod seccomp;
 mod signals;
+mod source;
 mod spec;
 mod variables;
 mod writable;
@@ -39,7 +41,7 @@ pub(crate) use cgroup::Cgroup;
 pub use container::{By, Container, Folder};
 pub use edits::{MergeError, merge};
 pub use mounts::{BindMount, MountError, check_user_mount};
-pub(crate) use mounts::{check_mount_points, check_plugin_mounts, check_socket, may_open};
+pub(crate) use mounts::{check_mount_points, check_plugin_mounts, check_socket};
 pub(crate) use needs::{Lack, Needs};
 pub use oci::Oci;
 pub(crate) use probe::sweep_probes;
@@ -52,11 +54,13 @@ pub(crate) use rootfs::{assemble, disassemble, discarded, host_mounts};
 pub use runtime::{Candidate, Runtime, Wanted, candidates, pick};
 pub(crate) use runtime::{is_known_runtime, last_line};
 pub use signals::{signal_name, signal_number};
+pub use source::FileId;
+pub(crate) use source::Source;
 pub use spec::{Identity, Job, Network, SHM_BYTES, check_workdir};
 pub(crate) use spec::{LOADER_PATH, init_args, loader_path, render, write_init};
 pub use variables::Reserved;
 pub(crate) use variables::{VariableFault, held_back};
-pub(crate) use writable::{open_for_writing, writable};
+pub(crate) use writable::{open_for_writing, visible};
 
 use std::path::PathBuf;
 
@@ -92,6 +96,12 @@ pub enum LaunchError {
     /// The container is not what was granted; it never ran.
     #[error("the container was made but is not what was granted, and was not started: {0}")]
     Unproven(String),
+    /// What the host has at a path is not what was looked at.
+    #[error(
+        "{} was replaced by something else while the container was made; nothing was started. Run it again when nobody moves it",
+        .0.display()
+    )]
+    Replaced(PathBuf),
     /// The container engine.
     #[error(transparent)]
     Engine(#[from] docker::EngineError),
@@ -109,6 +119,7 @@ impl LaunchError {
             Self::File { .. } => "state_folder",
             Self::Container { .. } => "container_failed",
             Self::Unproven(_) => "injection_unproven",
+            Self::Replaced(_) => "source_replaced",
             Self::Engine(error) => error.code(),
             Self::Forbidden(_) => "forbidden",
         }

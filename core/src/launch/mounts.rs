@@ -1,12 +1,14 @@
 //! What of the host a container may see.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::FileType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, LaunchError};
+use super::source::sees;
+use super::{FileId, Identity, LaunchError, Source};
 use crate::model::Edits;
 
 /// A file or folder of the host in a container. The source is canonical.
@@ -18,6 +20,11 @@ pub struct BindMount {
     pub target: String,
     /// May it be written?
     pub read_only: bool,
+    /// Which file or folder the source was when it was looked at: what is mounted
+    /// must be that. Nobody's word: whoever looks writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub id: Option<FileId>,
 }
 
 /// Why something cannot be mounted.
@@ -90,29 +97,30 @@ pub fn check_user_mount(text: &str, state: &Path) -> Result<BindMount, MountErro
     if !is_plain(target) {
         return Err(syntax());
     }
-    let real = Path::new(source)
-        .canonicalize()
-        .map_err(|e| MountError::Source(source.to_owned(), e))?;
-    check_source(&real, state)
+    let seen =
+        Source::look(Path::new(source)).map_err(|e| MountError::Source(source.to_owned(), e))?;
+    check_source(&seen, state)
         .and_then(|()| check_target(target))
         .map_err(|why| MountError::Forbidden {
             source_path: source.to_owned(),
             why,
         })?;
     Ok(BindMount {
-        source: real,
+        source: seen.path,
         target: target.to_owned(),
-        read_only,
+        // What is read-only on the host stays so.
+        read_only: read_only || seen.read_only,
+        id: Some(seen.id),
     })
 }
 
 /// Is there a place for each of a user's mounts that lies below another mount?
 /// None is made there: it would be made as root, and stay. `given` are mounted
-/// before the user's `own`. For others than root a place that they could not
-/// see themselves counts as none.
+/// before the user's `own`. A place that the caller could not see themselves
+/// counts as none, and so does a link, which may lead anywhere.
 ///
 /// Only what it is called is looked at, so that there is a good word for it;
-/// what a link hides fails later, at a mount that is read-only.
+/// what a link of the root hides fails later, at a mount that is read-only.
 ///
 /// # Errors
 /// [`MountError::NoPoint`].
@@ -132,8 +140,7 @@ pub(crate) fn check_mount_points(
         let Some(outer) = outer else { continue };
         let rest = Path::new(&mount.target).strip_prefix(&outer.target);
         let point = outer.source.join(rest.unwrap_or(Path::new("")));
-        let seen = caller.uid == 0 || point.parent().is_some_and(|p| may_open(caller, p));
-        if !(seen && point.exists()) {
+        if !sees(caller, &point) {
             return Err(MountError::NoPoint {
                 source_path: mount.source.display().to_string(),
                 target: mount.target.clone(),
@@ -147,32 +154,6 @@ pub(crate) fn check_mount_points(
         }
     }
     Ok(())
-}
-
-/// Could this user open the path, and list it if it is a folder? By the modes.
-pub(crate) fn may_open(who: &Identity, path: &Path) -> bool {
-    let Ok(real) = path.canonicalize() else {
-        return false;
-    };
-    let may = |step: &Path| {
-        let Ok(meta) = std::fs::symlink_metadata(step) else {
-            return false;
-        };
-        let shift = if meta.uid() == who.uid {
-            6
-        } else if meta.gid() == who.gid || who.groups.contains(&meta.gid()) {
-            3
-        } else {
-            0
-        };
-        let needed = match (step == real, meta.is_dir()) {
-            (false, _) => 0o1,
-            (true, true) => 0o5,
-            (true, false) => 0o4,
-        };
-        meta.mode() >> shift & needed == needed
-    };
-    real.ancestors().all(may)
 }
 
 /// Looks at the files that a plugin wants mounted (S5): there, what they say
@@ -189,12 +170,12 @@ pub(crate) fn check_plugin_mounts(edits: &Edits, state: &Path) -> Result<(), Lau
                 mount.source
             )))
         };
-        let real = match source.canonicalize() {
-            Ok(real) => real,
+        let seen = match Source::look(source) {
+            Ok(seen) => seen,
             Err(error) => return refuse(error.to_string()),
         };
-        if real != source {
-            return refuse(format!("it is a symbolic link to {}", real.display()));
+        if seen.path != source {
+            return refuse(format!("it is a symbolic link to {}", seen.path.display()));
         }
         let meta = match std::fs::symlink_metadata(source) {
             Ok(meta) => meta,
@@ -206,7 +187,7 @@ pub(crate) fn check_plugin_mounts(edits: &Edits, state: &Path) -> Result<(), Lau
         if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
             return refuse("others than root can change it".into());
         }
-        if let Err(why) = check_source(&real, state) {
+        if let Err(why) = check_source(&seen, state) {
             return refuse(why);
         }
     }
@@ -242,7 +223,8 @@ fn check_target(target: &str) -> Result<(), String> {
 
 /// What may never be a source, whatever it is called: engine sockets and what
 /// contains them, Divvy's state, kernel file systems, devices.
-pub(super) fn check_source(real: &Path, state: &Path) -> Result<(), String> {
+pub(super) fn check_source(seen: &Source, state: &Path) -> Result<(), String> {
+    let real = &seen.path;
     for root in ["/proc", "/sys", "/dev"] {
         if real.starts_with(root) {
             return Err(format!("{root} is never mounted into a container"));
@@ -252,28 +234,24 @@ pub(super) fn check_source(real: &Path, state: &Path) -> Result<(), String> {
     if real.starts_with(&state) || state.starts_with(real) {
         return Err(format!("it holds Divvy's own state ({})", state.display()));
     }
-    let meta = std::fs::metadata(real).map_err(|e| e.to_string())?;
-    let kind = meta.file_type();
-    if kind.is_block_device() || kind.is_char_device() {
+    if matches!(seen.kind, FileType::BlockDevice | FileType::CharacterDevice) {
         return Err("devices are granted, not mounted; see `divvy devices`".into());
     }
     ENGINE_SOCKETS
         .iter()
-        .try_for_each(|socket| check_socket(real, Path::new(socket)))
+        .try_for_each(|socket| check_socket(real, Some(seen.id), Path::new(socket)))
 }
 
 /// Would this show an engine's socket? By device and inode: hard links and
 /// renamed sockets are the same.
-pub(crate) fn check_socket(real: &Path, socket: &Path) -> Result<(), String> {
-    let Ok(real_socket) = socket.canonicalize() else {
+pub(crate) fn check_socket(real: &Path, id: Option<FileId>, socket: &Path) -> Result<(), String> {
+    let Ok(socket_seen) = Source::look(socket) else {
         return Ok(());
     };
-    let (Ok(socket_meta), Ok(meta)) = (std::fs::metadata(&real_socket), std::fs::metadata(real))
-    else {
+    let Some(id) = id.or_else(|| FileId::at(real).ok()) else {
         return Ok(());
     };
-    let same = (socket_meta.dev(), socket_meta.ino()) == (meta.dev(), meta.ino());
-    if same || real_socket.starts_with(real) {
+    if socket_seen.id == id || socket_seen.path.starts_with(real) {
         return Err(format!(
             "it would show {}, whose holder is root on this machine",
             socket.display()

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::runtime::last_line;
-use super::{Folder, LaunchError, Root, Runtime};
+use super::{FileId, Folder, LaunchError, Root, Runtime};
 
 /// How a container of this launcher is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Oci {
     pub runtime: Runtime,
     /// What its root is made of.
     pub root: Root,
+    /// Which folder that was when it was looked at, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_id: Option<FileId>,
 }
 
 impl Oci {

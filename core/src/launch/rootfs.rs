@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, mount};
 use serde::{Deserialize, Serialize};
 
 use super::mounts::{self, BindMount};
-use super::{Folder, LaunchError};
+use super::{FileId, Folder, LaunchError, Source};
 
 /// Where the root comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +37,16 @@ const REAL: [&str; 18] = [
     "lustre", "gpfs", "beegfs", "9p", "virtiofs", "squashfs",
 ];
 
-/// Makes the root in this process's mount namespace; returns where it is.
-pub(crate) fn assemble(root: &Root, folder: &Folder) -> Result<PathBuf, LaunchError> {
+/// Makes the root in this process's mount namespace; returns where it is. `id` is
+/// which folder it should be, if it is one.
+///
+/// # Errors
+/// It is another one by now; or the kernel's.
+pub(crate) fn assemble(
+    root: &Root,
+    id: Option<FileId>,
+    folder: &Folder,
+) -> Result<PathBuf, LaunchError> {
     let (rootfs, layer) = (folder.rootfs(), folder.layer());
     let empty = folder.path.join("empty");
     for dir in [&rootfs, &layer, &empty] {
@@ -73,8 +81,19 @@ pub(crate) fn assemble(root: &Root, folder: &Folder) -> Result<PathBuf, LaunchEr
         let _ = fs::set_permissions(&upper, meta.permissions());
         let _ = std::os::unix::fs::chown(&upper, Some(meta.uid()), Some(meta.gid()));
     }
-    overlay(&lowers, &upper, &work, &rootfs)
-        .map_err(LaunchError::file("cannot mount an overlay on", &rootfs))?;
+    let failed = || LaunchError::file("cannot mount an overlay on", &rootfs);
+    let files = lowers
+        .iter()
+        .chain([&upper, &work])
+        .map(|path| open(path))
+        .collect::<Result<Vec<File>, _>>()
+        .map_err(failed())?;
+    if let (Root::Folder(path), Some(id)) = (root, id)
+        && FileId::behind(&files[0]).map_err(failed())? != id
+    {
+        return Err(LaunchError::Replaced(path.clone()));
+    }
+    overlay(&files, &rootfs).map_err(failed())?;
     no_links(&rootfs)?;
     Ok(rootfs)
 }
@@ -114,20 +133,16 @@ fn overlaps(lowers: &[PathBuf], layer: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Mounts an overlay. The folders are named by descriptor: no length limit is
-/// reached and no character needs quoting.
-fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Result<()> {
-    let open = |path: &Path| {
-        let flags =
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map(File::from)
-    };
-    let files = lowers
-        .iter()
-        .map(PathBuf::as_path)
-        .chain([upper, work])
-        .map(open)
-        .collect::<Result<Vec<File>, _>>()?;
+fn open(path: &Path) -> io::Result<File> {
+    let flags =
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?.into())
+}
+
+/// Mounts an overlay of the lower folders, then the upper and the work folder.
+/// They are named by descriptor: no length limit is reached, no character needs
+/// quoting, and it is what was looked at.
+fn overlay(files: &[File], at: &Path) -> io::Result<()> {
     let names: Vec<String> = files
         .iter()
         .map(|f| format!("/proc/self/fd/{}", f.as_raw_fd()))
@@ -169,16 +184,22 @@ pub(crate) fn host_mounts(state: &Path) -> io::Result<Vec<BindMount>> {
         if point == "/" || own || !real || found.iter().any(|m| m.target == point) {
             continue;
         }
-        let source = PathBuf::from(&point);
-        if let Err(why) = mounts::check_source(&source, state) {
-            tracing::info!("{point} is not shown to containers: {why}");
-            continue;
-        }
-        found.push(BindMount {
-            source,
-            target: point,
-            read_only: true,
+        let seen = Source::look(Path::new(&point)).map_err(|e| e.to_string());
+        let seen = seen.and_then(|seen| {
+            if seen.path != Path::new(&point) {
+                return Err("it has moved".into());
+            }
+            mounts::check_source(&seen, state).map(|()| seen)
         });
+        match seen {
+            Ok(seen) => found.push(BindMount {
+                source: seen.path,
+                target: point,
+                read_only: true,
+                id: Some(seen.id),
+            }),
+            Err(why) => tracing::info!("{point} is not shown to containers: {why}"),
+        }
     }
     found.sort_by(|a, b| a.target.cmp(&b.target));
     Ok(found)
@@ -229,4 +250,38 @@ pub(crate) fn discarded(folder: &Folder) -> Vec<String> {
         named.push(format!("… and {more} more"));
     }
     named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_folder_than_was_looked_at_is_no_root() {
+        if !crate::sys::is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (own, other) = (dir.path().join("own"), dir.path().join("other"));
+        for path in [&own, &other] {
+            fs::create_dir(path).unwrap();
+        }
+        fs::write(own.join("file"), "").unwrap();
+        let id = FileId::at(&own).unwrap();
+        let root = Root::Folder(own.clone());
+        let try_it = |name: &str| {
+            let folder = Folder {
+                path: dir.path().join(name),
+            };
+            let work = || {
+                crate::sys::private_mounts().unwrap();
+                assemble(&root, Some(id), &folder).map(|at| at.join("file").exists())
+            };
+            std::thread::scope(|scope| scope.spawn(work).join()).unwrap()
+        };
+        assert!(try_it("right").unwrap());
+        fs::rename(&own, dir.path().join("old")).unwrap();
+        std::os::unix::fs::symlink(&other, &own).unwrap();
+        assert_eq!(try_it("wrong").unwrap_err().code(), "source_replaced");
+    }
 }

@@ -30,7 +30,7 @@ pub(crate) use client::{joined, open};
 pub(crate) use engine::how_it_ended;
 pub use log::{Log, LogLine};
 pub use process::main;
-pub(crate) use protocol::{Ask, Order, Report, Settings};
+pub(crate) use protocol::{Ask, Order, REPLACED, Report, Settings};
 pub use protocol::{Event, ExecRequest};
 
 use std::fs::{File, OpenOptions};

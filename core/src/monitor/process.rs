@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::engine;
 use super::hub::Hub;
-use super::protocol::{Event, Order, Report, Settings};
+use super::protocol::{Event, Order, REPLACED, Report, Settings};
 use super::serve::{Clients, Workload, serve};
 use super::streams::{self, Ends, Writer};
 use super::{CONTROL_FD, LOCK_FD};
@@ -126,19 +126,19 @@ async fn carry(folder: &Folder, adopt: bool, control: &mut UnixStream) -> Result
         let made = match &container.by {
             By::Oci(oci) => make(folder, &container, oci).await,
             By::Engine(on) => match engine::make(folder, &container, on).await {
-                Ok(live) => by_engine(folder, live).map_err(|e| e.to_string()),
-                Err(why) => Err(why),
+                Ok(live) => by_engine(folder, live).map_err(failed("made")),
+                Err(why) => Err(failed("made")(why)),
             },
         };
         let made = made.and_then(|made| {
-            let opened = launch::open_for_writing(made.pid, &container.writable);
-            opened.map(|()| made).map_err(|e| e.to_string())
+            launch::open_for_writing(made.pid, &container.mounts)?;
+            Ok(made)
         });
         match made {
             Ok(made) => made,
             Err(error) => {
                 take_down(&container, folder).await;
-                return Err(("made".into(), error));
+                return Err(error);
             }
         }
     };
@@ -303,35 +303,41 @@ fn never_ran(code: Option<u8>, reason: &str) -> Exit {
 }
 
 /// Makes the container; its process waits.
-async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made, String> {
-    launch::assemble(&oci.root, folder).map_err(|e| e.to_string())?;
+async fn make(folder: &Folder, container: &Container, oci: &Oci) -> Result<Made, Failed> {
+    launch::assemble(&oci.root, oci.root_id, folder)?;
     hit(Point::MonitorAssembled);
-    let said = |e: io::Error| e.to_string();
+    let said = |e: io::Error| failed("made")(e);
+    let no = |why: String| failed("made")(why);
     let ends = Ends::new(folder, container.tty, container.stdin).map_err(said)?;
     let mut command = oci.create_command(&container.id, folder, ends.console());
     ends.give(&mut command).map_err(said)?;
     let mut child = tokio::process::Command::from(command)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| format!("{} cannot be run: {e}", oci.runtime.program.display()))?;
+        .map_err(|e| {
+            no(format!(
+                "{} cannot be run: {e}",
+                oci.runtime.program.display()
+            ))
+        })?;
     hit(Point::MonitorCreates);
     let status = timeout(RUNTIME, child.wait())
         .await
-        .map_err(|_| format!("{} did not make it within 60 s", oci.runtime.name))?
+        .map_err(|_| no(format!("{} did not make it within 60 s", oci.runtime.name)))?
         .map_err(said)?;
     if !status.success() {
         let log = std::fs::read_to_string(folder.runtime_log()).unwrap_or_default();
-        return Err(format!("{}: {}", oci.runtime.name, last_line(&log)));
+        return Err(no(format!("{}: {}", oci.runtime.name, last_line(&log))));
     }
     hit(Point::MonitorCreated);
     let pid = std::fs::read_to_string(folder.path.join("pid"))
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .ok_or_else(|| format!("{} wrote no pid file", oci.runtime.name))?;
+        .ok_or_else(|| no(format!("{} wrote no pid file", oci.runtime.name)))?;
     let hub = Arc::new(Hub::new(folder.log()));
     let (writer, pumps) = match ends.terminal().await.map_err(said)? {
         Some(terminal) => {
-            rustix::io::ioctl_fionbio(&terminal, true).map_err(|e| e.to_string())?;
+            rustix::io::ioctl_fionbio(&terminal, true).map_err(failed("made"))?;
             let terminal = Arc::new(sys::async_fd(terminal).map_err(said)?);
             let pump = streams::read_terminal(&terminal, &hub);
             (Writer::Terminal(terminal), vec![pump])
@@ -471,6 +477,10 @@ async fn ended(pidfd: OwnedFd) -> Option<u8> {
 
 impl From<LaunchError> for Failed {
     fn from(error: LaunchError) -> Self {
-        ("made".into(), error.to_string())
+        match error {
+            // The agent has the words.
+            LaunchError::Replaced(source) => (REPLACED.into(), source.display().to_string()),
+            error => ("made".into(), error.to_string()),
+        }
     }
 }

@@ -34,9 +34,13 @@ pub(crate) enum Report {
     },
     /// It runs; the workload is the monitor's now.
     Started,
-    /// It could not be; nothing is left of it.
+    /// It could not be; nothing is left of it. If the step is [`REPLACED`], why
+    /// is the path.
     Failed { step: String, why: String },
 }
+
+/// The step of a container of which something of the host's is another by now.
+pub(crate) const REPLACED: &str = "replaced";
 
 /// Agent to monitor.
 #[derive(Debug, Serialize, Deserialize)]

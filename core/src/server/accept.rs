@@ -1,5 +1,5 @@
-//! Connections: whose each is, how many one user may hold, and how long half a
-//! request may take.
+//! Connections: whose each is, how many one user and all users may hold, and how
+//! long half a request may take.
 //!
 //! A member who opens connections and says nothing must not use up what all
 //! others need, the agent's descriptors.
@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::Resource;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
@@ -30,6 +31,12 @@ use crate::agent::AgentError;
 /// Connections that one user may hold at once; root is not counted. A command
 /// takes one or two.
 const PER_USER: usize = 256;
+/// Connections that all others than root may hold together: whoever has
+/// subordinate ids is many users. So many at most, and no more than [`OF_EIGHT`]
+/// eighths of the descriptors that the agent may have: a job that is attached
+/// takes two, and a quarter is left to root and to the agent's work.
+const OTHERS: usize = 4096;
+const OF_EIGHT: u64 = 3;
 /// How long a request's head may take to come, and the next one after it.
 const HEAD: Duration = Duration::from_secs(10);
 /// When no connection can be taken, because all descriptors are in use.
@@ -41,10 +48,14 @@ const MOMENT: Duration = Duration::from_secs(1);
 
 /// Serves whoever connects, for ever.
 pub(super) async fn serve(listener: UnixListener, app: Router) {
-    let count = Count::default();
+    let count = Count::new(others(rustix::process::getrlimit(Resource::Nofile).current));
     let app = TowerToHyperService::new(app);
-    let refuse = async || Refusal::from(AgentError::TooManyConnections(PER_USER));
-    let full = TowerToHyperService::new(Router::new().fallback(refuse));
+    let full = |error: fn(usize) -> AgentError, most: usize| {
+        let refuse = async move || Refusal::from(error(most));
+        TowerToHyperService::new(Router::new().fallback(refuse))
+    };
+    let user_is_full = full(AgentError::TooManyConnections, PER_USER);
+    let all_are_full = full(AgentError::TooManyOthers, count.others);
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -60,13 +71,18 @@ pub(super) async fn serve(listener: UnixListener, app: Router) {
         let Some(place) = count.take(user) else {
             continue;
         };
-        let served = !place.is_over;
-        let (app, head) = if served {
-            (app.clone(), HEAD)
-        } else {
-            tracing::info!("user {user} has too many connections open");
-            (full.clone(), MOMENT)
+        let (app, head) = match place.over {
+            None => (app.clone(), HEAD),
+            Some(Over::User) => {
+                tracing::info!("user {user} has too many connections open");
+                (user_is_full.clone(), MOMENT)
+            }
+            Some(Over::All) => {
+                tracing::warn!("user {user} is refused: others than root hold all connections");
+                (all_are_full.clone(), MOMENT)
+            }
         };
+        let served = place.over.is_none();
         let connection = Connection {
             stream,
             _place: place,
@@ -89,37 +105,72 @@ pub(super) async fn serve(listener: UnixListener, app: Router) {
     }
 }
 
-/// How many connections each user has.
-#[derive(Clone, Debug, Default)]
-struct Count(Arc<Mutex<HashMap<u32, usize>>>);
+/// How many connections all others than root may have, of an agent that may have
+/// so many descriptors.
+fn others(descriptors: Option<u64>) -> usize {
+    let part = descriptors.map_or(u64::MAX, |all| all / 8 * OF_EIGHT);
+    usize::try_from(part).map_or(OTHERS, |part| part.min(OTHERS))
+}
+
+/// How many connections each user has, and how many all may.
+#[derive(Clone, Debug)]
+struct Count {
+    held: Arc<Mutex<Held>>,
+    others: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    by: HashMap<u32, usize>,
+    all: usize,
+}
+
+/// Whose measure is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    User,
+    All,
+}
 
 /// One user's connection, as long as it is kept.
 #[derive(Debug)]
 struct Place {
     count: Count,
     user: Option<u32>,
-    /// Beyond what one may hold: there to be told so.
-    is_over: bool,
+    /// Beyond what may be held: there to be told so.
+    over: Option<Over>,
 }
 
 impl Count {
+    fn new(others: usize) -> Self {
+        Self {
+            held: Arc::default(),
+            others,
+        }
+    }
+
     /// A place for one more of this user's, if there is one.
     fn take(&self, user: u32) -> Option<Place> {
         let user = Some(user).filter(|uid| *uid != 0);
-        let mut is_over = false;
+        let mut over = None;
         if let Some(uid) = user {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let held = all.entry(uid).or_default();
-            if *held >= PER_USER + MORE {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = held.by.get(&uid).copied().unwrap_or_default();
+            if own >= PER_USER + MORE || held.all >= self.others + MORE {
                 return None;
             }
-            is_over = *held >= PER_USER;
-            *held += 1;
+            if own >= PER_USER {
+                over = Some(Over::User);
+            } else if held.all >= self.others {
+                over = Some(Over::All);
+            }
+            held.by.insert(uid, own + 1);
+            held.all += 1;
         }
         Some(Place {
             count: self.clone(),
             user,
-            is_over,
+            over,
         })
     }
 }
@@ -127,11 +178,16 @@ impl Count {
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(uid) = self.user else { return };
-        let mut all = self.count.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = all.get_mut(&uid) {
-            *held -= 1;
-            if *held == 0 {
-                all.remove(&uid);
+        let mut held = self
+            .count
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        held.all -= 1;
+        if let Some(own) = held.by.get_mut(&uid) {
+            *own -= 1;
+            if *own == 0 {
+                held.by.remove(&uid);
             }
         }
     }
@@ -188,24 +244,52 @@ impl AsyncWrite for Connection {
 mod tests {
     use super::*;
 
+    fn take(count: &Count, user: u32, many: usize) -> Vec<Place> {
+        (0..many).map(|_| count.take(user).unwrap()).collect()
+    }
+
     #[test]
     fn a_user_has_so_many_places_and_root_has_all() {
-        let count = Count::default();
-        let take = |user, many: usize| -> Vec<Place> {
-            (0..many).map(|_| count.take(user).unwrap()).collect()
-        };
-        let mut held = take(7, PER_USER);
-        assert!(held.iter().all(|p| !p.is_over));
-        let over = take(7, MORE);
-        assert!(over.iter().all(|p| p.is_over));
+        let count = Count::new(OTHERS);
+        let mut held = take(&count, 7, PER_USER);
+        assert!(held.iter().all(|p| p.over.is_none()));
+        let over = take(&count, 7, MORE);
+        assert!(over.iter().all(|p| p.over == Some(Over::User)));
         assert!(count.take(7).is_none());
-        assert!(!count.take(8).unwrap().is_over);
+        assert!(count.take(8).unwrap().over.is_none());
         drop(over);
         held.pop();
-        held.extend(take(7, 1));
-        assert!(held.iter().all(|p| !p.is_over));
-        assert!(take(0, 2 * PER_USER).iter().all(|p| !p.is_over));
+        held.extend(take(&count, 7, 1));
+        held.extend(take(&count, 0, 2 * PER_USER));
+        assert!(held.iter().all(|p| p.over.is_none()));
         drop(held);
-        assert!(count.0.lock().unwrap().is_empty());
+        let left = count.held.lock().unwrap();
+        assert!(left.by.is_empty() && left.all == 0);
+    }
+
+    #[test]
+    fn many_users_together_leave_root_its_own() {
+        let count = Count::new(100);
+        let users = |from: u32, many: u32| -> Vec<Place> {
+            (from..from + many)
+                .map(|u| count.take(u).unwrap())
+                .collect()
+        };
+        let held = users(100_000, 100);
+        assert!(held.iter().all(|p| p.over.is_none()));
+        let over = users(200_000, u32::try_from(MORE).unwrap());
+        assert!(over.iter().all(|p| p.over == Some(Over::All)));
+        assert!(count.take(300_000).is_none());
+        assert!(take(&count, 0, 1000).iter().all(|p| p.over.is_none()));
+        drop(held);
+        drop(over);
+        assert!(count.take(300_000).unwrap().over.is_none());
+    }
+
+    #[test]
+    fn an_agent_of_few_descriptors_serves_fewer() {
+        assert_eq!(others(Some(1024)), 384);
+        assert_eq!(others(Some(65_536)), OTHERS);
+        assert_eq!(others(None), OTHERS);
     }
 }

@@ -31,7 +31,7 @@ fn status(error: &AgentError) -> StatusCode {
     match error {
         E::NoSuchWorkload(_) | E::NoSuchDevice(_) => StatusCode::NOT_FOUND,
         E::Denied(_) => StatusCode::FORBIDDEN,
-        E::TooManyConnections(_) => StatusCode::TOO_MANY_REQUESTS,
+        E::TooManyConnections(_) | E::TooManyOthers(_) => StatusCode::TOO_MANY_REQUESTS,
         E::Refused { .. }
         | E::NameTaken { .. }
         | E::StillThere(_)

@@ -5,7 +5,7 @@ use tokio::net::UnixStream;
 
 use crate::agent::{AgentError, RootRequest, RunRequest};
 use crate::launch::image::lookup_user;
-use crate::launch::{self, Identity, Network, Wanted};
+use crate::launch::{self, FileId, Identity, Network, Source, Wanted};
 use crate::model::Record;
 
 /// The process at the other end of a connection.
@@ -83,6 +83,9 @@ impl Peer {
         let Some(who) = &self.0 else {
             return Err(AgentError::Denied("nobody knows who asks".into()));
         };
+        for mount in &mut request.mounts {
+            mount.id = None;
+        }
         if who.uid == 0 {
             return Ok(());
         }
@@ -109,27 +112,30 @@ impl Peer {
                 "the host's network is closed to others than root: agent.host_network in the configuration".into(),
             ));
         }
-        let paths = request.mounts.iter().map(|m| &m.source);
+        for mount in &mut request.mounts {
+            mount.id = Some(reach(who, &mount.source)?);
+        }
         let root = match &request.root {
             RootRequest::Host { current } => Some(current),
             RootRequest::Folder(path) | RootRequest::Image { path, .. } => Some(path),
             RootRequest::Engine { .. } => None,
         };
-        for path in paths.chain(root) {
-            reach(who, path)?;
-        }
+        request.root_id = root.map(|path| reach(who, path)).transpose()?;
         Ok(())
     }
 }
 
-/// Could this user open the path itself? What root opens for somebody must not
-/// be more than that.
-fn reach(who: &Identity, path: &Path) -> Result<(), AgentError> {
-    if launch::may_open(who, path) {
-        return Ok(());
+/// What this user could open at the path. What root opens for somebody must be
+/// that, and nothing else.
+fn reach(who: &Identity, path: &Path) -> Result<FileId, AgentError> {
+    match Source::look_as(who, path) {
+        Ok(seen) => Ok(seen.id),
+        Err(error) => {
+            tracing::info!("{}: not for user {}: {error}", path.display(), who.uid);
+            let why = format!("{}: you may not read it", path.display());
+            Err(AgentError::Denied(why))
+        }
     }
-    let why = format!("{}: you may not read it", path.display());
-    Err(AgentError::Denied(why))
 }
 
 #[cfg(test)]
@@ -184,6 +190,7 @@ mod tests {
             use std::os::unix::fs::MetadataExt;
             m.mode() & 0o005 == 0
         });
+        let closed = closed && crate::sys::is_root();
         assert_eq!(user(1234).own(&rules, &mut request).is_err(), closed);
         // Root may ask for anybody.
         request.user = Some("root".into());

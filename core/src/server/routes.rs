@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
+use tokio::task::block_in_place;
 
 use super::answer::Refusal;
 use super::peer::Peer;
@@ -18,7 +19,7 @@ use crate::agent::{
     Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads, pick,
 };
 use crate::api::{self, Created, Ended, OPERATIONS, Removed, StopRequest, Version};
-use crate::launch::check_user_mount;
+use crate::launch::{LaunchError, check_user_mount};
 use crate::model::{self, Exit, Record, State as Standing};
 use crate::monitor;
 
@@ -168,12 +169,8 @@ async fn run(
     request: Result<Json<RunRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Created>), Refusal> {
     let Json(mut request) = request.map_err(unreadable)?;
-    peer.own(&server.rules, &mut request)?;
-    for mount in &mut request.mounts {
-        let mode = if mount.read_only { "ro" } else { "rw" };
-        let text = format!("{}:{}:{mode}", mount.source.display(), mount.target);
-        *mount = check_user_mount(&text, &server.settings.state)?;
-    }
+    // A file system of somebody's may keep it waiting.
+    block_in_place(|| look(&server, &peer, &mut request))?;
     server.known().await;
     let mut started = server
         .work(move |agent| async move { agent.run(request).await })
@@ -189,6 +186,21 @@ async fn run(
         server.keep_waiting(started);
     }
     Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Looks at what of the host is asked for: as the caller, then by the rules.
+fn look(server: &Server, peer: &Peer, request: &mut RunRequest) -> Result<(), AgentError> {
+    peer.own(&server.rules, request)?;
+    for mount in &mut request.mounts {
+        let mode = if mount.read_only { "ro" } else { "rw" };
+        let text = format!("{}:{}:{mode}", mount.source.display(), mount.target);
+        let seen = mount.id;
+        *mount = check_user_mount(&text, &server.settings.state)?;
+        if seen.is_some() && seen != mount.id {
+            return Err(LaunchError::Replaced(mount.source.clone()).into());
+        }
+    }
+    Ok(())
 }
 
 async fn allocate(

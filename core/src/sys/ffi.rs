@@ -1,5 +1,5 @@
-//! Descriptors by number: what is inherited, taken over, or closed; and one
-//! system call that rustix marks unsafe.
+//! Descriptors by number: what is inherited, taken over, or closed; and system
+//! calls that rustix marks unsafe or lacks.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -78,15 +78,14 @@ fn open_fds() -> io::Result<Vec<RawFd>> {
         .collect())
 }
 
-/// Gives this process a mount namespace of its own, into which the host's
-/// later mounts flow but from which nothing flows back. Call while the process
-/// has one thread.
+/// Gives this thread, and so a process that has but one, a mount namespace of its
+/// own, into which the host's later mounts flow but from which nothing flows back.
 ///
 /// # Errors
 /// Not root, or a seccomp filter forbids it.
 pub(crate) fn private_mounts() -> io::Result<()> {
-    // SAFETY: NEWNS concerns no file descriptor and no memory; the process has
-    // one thread, so no other thread's view of the file system changes.
+    // SAFETY: NEWNS concerns no file descriptor and no memory, and no other
+    // thread's view of the file system: unshare(2), it implies FS.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
     rustix::mount::mount_change(
         "/",
@@ -110,6 +109,43 @@ pub(crate) fn enter_mounts(namespace: &impl AsFd) -> io::Result<()> {
         namespace.as_fd(),
         kind,
     )?)
+}
+
+/// Makes a mount, open at its root, read-only or writable; either way without
+/// device nodes and set-user-ID bits. No path is followed.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.12; `EINVAL`: it is open at a place within a mount.
+pub(crate) fn set_mount(mount: &OwnedFd, read_only: bool) -> io::Result<()> {
+    let without = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    let (more, less) = if read_only {
+        (libc::MOUNT_ATTR_RDONLY, 0)
+    } else {
+        (0, libc::MOUNT_ATTR_RDONLY)
+    };
+    let attributes = libc::mount_attr {
+        attr_set: without | more,
+        attr_clr: less,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: mount_setattr(2): the descriptor is open, the path is empty and ends
+    // with NUL, and the kernel reads `size_of_val` bytes of `attributes`; all live
+    // until it returns, and it keeps none.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// A descriptor to be waited for. Inside a tokio runtime only.

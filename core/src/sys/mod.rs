@@ -4,7 +4,8 @@
 mod ffi;
 
 pub(crate) use ffi::{
-    async_fd, close_all_except, enter_mounts, inherit_nothing, private_mounts, take_fd, take_socket,
+    async_fd, close_all_except, enter_mounts, inherit_nothing, private_mounts, set_mount, take_fd,
+    take_socket,
 };
 
 use std::io;

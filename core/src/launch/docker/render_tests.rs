@@ -21,6 +21,7 @@ fn job() -> Job {
             source: "/srv/data".into(),
             target: "/data".into(),
             read_only: true,
+            id: None,
         }],
         hidden: vec![],
         masked: vec![],

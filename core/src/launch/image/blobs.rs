@@ -17,6 +17,7 @@ use super::error::{ImageError, shown};
 use super::limits::{Limits, MAX_OUTER_MEMBERS};
 use super::source::{Format, Found, Names, clean, compressed, look, outer_error};
 use super::tarball::{Kind, Tar};
+use crate::launch::FileId;
 
 /// The files of an image.
 pub(super) struct Blobs {
@@ -50,8 +51,18 @@ enum Member {
 const MAX_LINKS: usize = 8;
 
 impl Blobs {
-    /// Opens the image at `path`; a gzip-compressed tar is decompressed into a nameless file in `scratch`.
-    pub(super) fn open(path: &Path, scratch: &Path, limits: &Limits) -> Result<Self, ImageError> {
+    /// Opens the image at `path`, which must be the file or folder `id` if that is known; a gzip-compressed tar is decompressed into a nameless file in `scratch`.
+    pub(super) fn open(
+        path: &Path,
+        id: Option<FileId>,
+        scratch: &Path,
+        limits: &Limits,
+    ) -> Result<Self, ImageError> {
+        let is_it = |found: std::io::Result<FileId>| match (id, found) {
+            (None, _) => Ok(()),
+            (Some(id), Ok(found)) if id == found => Ok(()),
+            _ => Err(ImageError::Replaced { path: path.into() }),
+        };
         let at = path.display().to_string();
         let document_bytes = limits.document_bytes;
         let (file, gzip) = match look(path)? {
@@ -59,6 +70,7 @@ impl Blobs {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let root = rustix::fs::openat(CWD, path, flags, Mode::empty())
                     .map_err(|e| ImageError::io(&at, "open it", e))?;
+                is_it(FileId::behind(&root))?;
                 let (format, place) = (Format::LayoutFolder, Place::Folder(root));
                 return Ok(Self {
                     at,
@@ -69,6 +81,7 @@ impl Blobs {
             }
             Found::File { file, gzip } => (file, gzip),
         };
+        is_it(FileId::behind(&file))?;
         let file = if gzip {
             inflate(path, file, scratch, limits)?
         } else {

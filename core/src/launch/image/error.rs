@@ -15,6 +15,12 @@ pub enum ImageError {
         /// The path as given.
         path: PathBuf,
     },
+    /// What is at the path is not what was looked at.
+    #[error("{} was replaced by something else meanwhile; nothing was started. Run it again when nobody moves it", path.display())]
+    Replaced {
+        /// The path as given.
+        path: PathBuf,
+    },
     /// The path holds something that is not an image.
     #[error("{} is {found}; accepted are an OCI image layout (a folder, .tar or .tar.gz) and the output of `docker save`", path.display())]
     Unrecognised {
@@ -153,6 +159,7 @@ impl ImageError {
             Self::Unrecognised { .. } | Self::Invalid { .. } | Self::MissingBlob { .. } => {
                 "image_invalid"
             }
+            Self::Replaced { .. } => "source_replaced",
             Self::Ambiguous { .. } => "image_ambiguous",
             Self::NoPlatform { .. } | Self::Unsupported { .. } => "image_unsupported",
             Self::Unsafe { .. } => "image_unsafe",

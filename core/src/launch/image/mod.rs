@@ -55,6 +55,7 @@ pub use limits::{
 pub use source::{Format, Source, detect};
 pub use user::{User, lookup_user};
 
+use super::FileId;
 use blobs::Blobs;
 use oci_spec::image::{Arch, Os};
 use store::Store;
@@ -87,6 +88,19 @@ pub fn open(path: &Path, reference: Option<&str>, store: &Path) -> Result<Image,
     open_within(path, reference, store, &Limits::default())
 }
 
+/// [`open`], if the file or folder is the one that was looked at before.
+///
+/// # Errors
+/// As [`open`]; or it is another one by now.
+pub(crate) fn open_same(
+    path: &Path,
+    id: Option<FileId>,
+    reference: Option<&str>,
+    store: &Path,
+) -> Result<Image, ImageError> {
+    open_known(path, id, reference, store, &Limits::default())
+}
+
 /// [`open`] with limits of the operator's choice.
 ///
 /// # Errors
@@ -97,10 +111,20 @@ pub fn open_within(
     store: &Path,
     limits: &Limits,
 ) -> Result<Image, ImageError> {
+    open_known(path, None, reference, store, limits)
+}
+
+fn open_known(
+    path: &Path,
+    id: Option<FileId>,
+    reference: Option<&str>,
+    store: &Path,
+    limits: &Limits,
+) -> Result<Image, ImageError> {
     // Before anything is written: a wrong path must not leave a store behind.
     source::look(path)?;
     let store = Store::open(store)?;
-    let blobs = Blobs::open(path, &store.tmp(), limits)?;
+    let blobs = Blobs::open(path, id, &store.tmp(), limits)?;
     let plan = match blobs.format {
         Format::DockerArchive => docker::plan(&blobs, reference)?,
         Format::LayoutFolder | Format::LayoutTar => oci::plan(&blobs, reference)?,

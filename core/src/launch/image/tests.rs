@@ -1278,3 +1278,22 @@ fn users_are_found_in_the_root_file_system() {
     let mut buf = [0u8; 8];
     assert!(getxattr(&passwd, "user.x", &mut buf).is_err());
 }
+
+#[test]
+fn another_image_than_was_looked_at_is_not_opened() {
+    use crate::launch::FileId;
+    let w = World::new();
+    let mut l = Layout::default();
+    let plain = tarball().dir("bin").end();
+    let d = l.image_of(&here(), &[(gzip(&plain), plain)]);
+    l.add(None, d);
+    let folder = l.folder(&w.path("folder"));
+    let tar = w.path("tar");
+    fs::write(&tar, l.tar()).unwrap();
+    for path in [&folder, &tar] {
+        let open = |id| open_same(path, Some(id), None, &w.store());
+        open(FileId::at(path).unwrap()).unwrap();
+        let other = FileId::at(Path::new("/usr")).unwrap();
+        assert_eq!(open(other).unwrap_err().code(), "source_replaced");
+    }
+}
