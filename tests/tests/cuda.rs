@@ -135,6 +135,8 @@ fn each_ready_machine_is_seen_as_it_is_described() {
             let node = format!("dev/nvidia{}", gpu.minor);
             let known = !gpu.lost && !described.missing.contains(&node);
             if !known {
+                let lost = text(&device["health"]["reason"]).contains("Xid");
+                assert_eq!(lost, gpu.lost, "{at}");
                 assert_eq!(device["health"]["state"], "unhealthy", "{at}");
                 assert_eq!(attribute(device, "pci_address"), json!(gpu.pci), "{at}");
                 continue;
@@ -961,6 +963,28 @@ fn an_exclusive_gpu_is_handed_out_whole_alone() {
         .divvy("run --dry-run --gpu-mem 1GiB -- true")
         .run()
         .exits(125);
+}
+
+#[test]
+fn two_gpus_of_one_number_are_not_handed_out() {
+    let mut described = many(3);
+    described.gpu.get_mut("g01").unwrap().minor = 0;
+    let nvidia = Nvidia::of(&described);
+    let states: Vec<Value> = nvidia
+        .devices()
+        .iter()
+        .map(|d| d["health"]["state"].clone())
+        .collect();
+    assert_eq!(states, ["unhealthy", "unhealthy", "healthy"]);
+}
+
+#[test]
+fn a_selector_that_fits_nothing_is_named() {
+    let nvidia = Nvidia::ready("h100x8");
+    let fit = nvidia.divvy("run --dry-run --gpu 1 --where");
+    let fit = fit.arg("device.attributes.compute_capabilty >= version('9.0')");
+    let none = fit.args(["--", "true"]).run().exits(125);
+    none.complains("none of the 8 devices that have it is left by --where");
 }
 
 #[test]

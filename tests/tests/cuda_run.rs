@@ -657,3 +657,116 @@ fn a_driver_that_goes_while_a_job_runs_keeps_nothing_held() {
         }
     }
 }
+
+/// A driver that was reloaded may number GPUs otherwise; a container has numbers.
+#[test]
+fn a_node_that_is_anothers_by_now_closes_that_one() {
+    requires!(root);
+    let nvidia = Nvidia::ready("h100x8");
+    nvidia
+        .divvy("run -d --name a --cpu 0.1 --mem 64MiB --gpu 1 -- sleep 600")
+        .run()
+        .succeeds();
+    let first = granted(&nvidia, "a").pop_first().unwrap();
+    nvidia.change(|d| {
+        let mut gpus: Vec<_> = d.gpu.values_mut().collect();
+        let held = gpus.iter().position(|gpu| gpu.uuid == first).unwrap();
+        let other = (held + 3) % gpus.len();
+        let (one, two) = (gpus[held].minor, gpus[other].minor);
+        (gpus[held].minor, gpus[other].minor) = (two, one);
+    });
+    let devices = nvidia.devices();
+    let closed = devices.iter().filter(|d| d["closed"].is_string());
+    let closed: Vec<&Value> = closed.collect();
+    assert_eq!(closed.len(), 1, "{closed:#?}");
+    assert!(text(&closed[0]["closed"]).contains("a has its node /dev/nvidia"));
+    assert_ne!(text(&closed[0]["id"]), first);
+    nvidia
+        .divvy("run --dry-run --gpu 6 -- true")
+        .run()
+        .succeeds();
+    nvidia
+        .divvy("run --dry-run --gpu 7 -- true")
+        .run()
+        .exits(125);
+    nvidia
+        .divvy("doctor")
+        .run()
+        .exits(1)
+        .says("takes no work: a has its node");
+    nvidia.divvy("rm -f a").run().succeeds();
+
+    // The same of two instances whose rights change places.
+    let nvidia = Nvidia::ready("a100-mig");
+    let asks = "--slot cuda.mig-1g.10gb=1";
+    nvidia
+        .divvy(&format!(
+            "run -d --name a --cpu 0.1 --mem 64MiB {asks} -- sleep 600"
+        ))
+        .run()
+        .succeeds();
+    nvidia.change(|d| {
+        let gpu = d.gpu.get_mut("divided").unwrap();
+        for instance in &mut gpu.instance {
+            instance.gi = match instance.gi {
+                9 => 10,
+                10 => 9,
+                other => other,
+            };
+        }
+    });
+    let refused = nvidia.divvy(&format!("run --dry-run {asks} -- true")).run();
+    refused
+        .exits(125)
+        .complains("a has its node /dev/nvidia-caps/");
+    nvidia.divvy("rm -f a").run().succeeds();
+}
+
+#[test]
+fn a_users_mount_hides_nothing_that_a_gpu_needs() {
+    requires!(root);
+    let nvidia = Nvidia::ready("t4");
+    for target in ["/usr/local/lib/divvy/cuda", "/usr/local/lib/divvy", "/usr"] {
+        let run = nvidia.divvy("run --gpu 1 --cpu 0.1 --mem 64MiB -v");
+        let run = run.arg(format!("/srv:{target}")).args(["--", "true"]).run();
+        run.exits(125)
+            .complains("would hide")
+            .complains("[invalid_mount]");
+    }
+    nothing_is_left(&nvidia.machine);
+}
+
+#[test]
+fn a_job_is_told_that_nothing_holds_it_to_a_part() {
+    requires!(root);
+    let nvidia = Nvidia::ready("t4");
+    let run = |asks: &str| {
+        nvidia
+            .divvy(&format!("run --rm --cpu 0.1 --mem 64MiB {asks} -- true"))
+            .run()
+    };
+    run("--gpu 0.5")
+        .succeeds()
+        .complains("cuda.shares is advisory");
+    let whole = run("--gpu 1").succeeds();
+    assert!(!whole.stderr.contains("advisory"), "{whole}");
+}
+
+#[test]
+fn a_lost_gpu_that_is_held_is_no_mistake_of_the_ledgers() {
+    requires!(root);
+    let nvidia = Nvidia::ready("t4");
+    nvidia
+        .divvy("run -d --name a --cpu 0.1 --mem 64MiB --gpu 0.5 -- sleep 600")
+        .run()
+        .succeeds();
+    nvidia.change(|d| d.gpu.values_mut().for_each(|gpu| gpu.lost = true));
+    let check = nvidia.divvy("state check").run();
+    assert!(!check.stdout.contains("over_capacity"), "{check}");
+    let device = nvidia.devices().remove(0);
+    assert!(
+        text(&device["health"]["reason"]).contains("Xid"),
+        "{device:#}"
+    );
+    nvidia.divvy("rm -f a").run().succeeds();
+}

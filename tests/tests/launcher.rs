@@ -509,8 +509,6 @@ fn variables_that_choose_devices_are_refused_in_any_case() {
         ("ANY_OTHER_VISIBLE_DEVICES=0", "reserved_env"),
         ("GPU_DEVICE_ORDINAL=0", "reserved_env"),
         ("gpu_device_ordinal=0", "reserved_env"),
-        ("NVIDIA_DRIVER_CAPABILITIES=all", "reserved_env"),
-        ("NVIDIA_REQUIRE_CUDA=x", "reserved_env"),
         ("nvidia_require_x=x", "reserved_env"),
         ("DOCKER_RESOURCE_GPU=0", "reserved_env"),
         ("LD_AUDIT=/x.so", "reserved_env"),
@@ -574,7 +572,7 @@ fn what_an_image_says_is_honoured() {
         let machine = machine();
         let config = json!({
             "Env": ["PATH=/bin", "COLOUR=green", "NVIDIA_VISIBLE_DEVICES=all", "AMD_VISIBLE_DEVICES=all",
-                    "NVIDIA_DRIVER_CAPABILITIES=all", "nvidia_visible_devices=all", "OMP_NUM_THREADS=3"],
+                    "nvidia_visible_devices=all", "OMP_NUM_THREADS=3"],
             "Entrypoint": ["/bin/sh", "-c", "id -u; id -g; pwd; echo $COLOUR $OMP_NUM_THREADS; echo \"$@\"; env", "sh"],
             "Cmd": ["one", "two"], "User": "alice", "WorkingDir": "/work",
         });

@@ -1,8 +1,9 @@
 //! What records hold of a machine as it is now.
 //!
-//! A device's id can go while a container has its nodes: a partition was cut anew,
-//! a UUID cannot be read any more. The silicon is still in use, so whatever has one of
-//! those nodes to itself is closed to new work until the holder ends.
+//! A device's id can go, or its nodes' numbers become another's, while a container has
+//! them: a partition was cut anew, a driver reloaded, a UUID cannot be read any more.
+//! What a container may use is what its nodes are now, so whatever has one of those
+//! nodes to itself is closed to new work until the holder ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,86 +12,111 @@ use divvy_plugin::NodeId;
 use crate::allocate::{Problem, Snapshot};
 use crate::model::{Device, DeviceRef, Inventory, Record};
 
-/// Takes what the records hold, and closes what they may still use by another name.
+/// Takes what the records hold, and closes what they may use besides.
 pub(super) fn hold(
     snapshot: &mut Snapshot,
     inventory: &Inventory,
     held: &[&Record],
 ) -> Vec<Problem> {
-    let problems = snapshot.hold(held.iter().flat_map(|record| &record.slices));
-    for (device, why) in leftovers(inventory, held) {
-        snapshot.shut(&device, &why);
+    let mut problems = snapshot.hold(held.iter().flat_map(|record| &record.slices));
+    let owners: BTreeMap<&str, Owners<'_>> = inventory
+        .plugins
+        .keys()
+        .map(|plugin| (plugin.as_str(), Owners::of(inventory, plugin)))
+        .collect();
+    for record in held {
+        for (plugin, owners) in &owners {
+            for (device, what) in owners.besides(record, plugin) {
+                snapshot.shut(&device, &what);
+                problems.push(Problem { device, what });
+            }
+        }
     }
     problems
 }
 
-/// Devices that are in use by the nodes of one that is not there, and why.
-fn leftovers(inventory: &Inventory, held: &[&Record]) -> Vec<(DeviceRef, String)> {
-    let there: BTreeSet<DeviceRef> = inventory.devices.iter().map(Device::name).collect();
-    let mut found = vec![];
-    for record in held {
-        for slice in &record.slices {
-            let device = slice.device();
-            if there.contains(&device) {
-                continue;
+/// Whose a plugin's nodes are.
+struct Owners<'a> {
+    devices: BTreeMap<&'a str, &'a Device>,
+    /// Units that have a node: devices that are no partitions, themselves or by theirs.
+    units: BTreeMap<NodeId, BTreeSet<&'a str>>,
+    /// Devices that have a node and are not cut.
+    leaves: BTreeMap<NodeId, BTreeSet<&'a str>>,
+}
+
+impl<'a> Owners<'a> {
+    fn of(inventory: &'a Inventory, plugin: &str) -> Self {
+        let devices = inventory.devices.iter().filter(|d| d.plugin == plugin);
+        let devices: BTreeMap<&str, &Device> = devices.map(|d| (d.device.id.as_str(), d)).collect();
+        let cut: BTreeSet<&str> = devices
+            .values()
+            .filter_map(|d| d.device.parent.as_deref())
+            .collect();
+        let mut owners = Self {
+            units: BTreeMap::new(),
+            leaves: BTreeMap::new(),
+            devices,
+        };
+        for (id, device) in &owners.devices {
+            let unit = device.device.parent.as_deref().unwrap_or(id);
+            for node in &device.device.nodes {
+                owners.units.entry(*node).or_default().insert(unit);
+                if !cut.contains(id) {
+                    owners.leaves.entry(*node).or_default().insert(id);
+                }
             }
-            let Some(edits) = record.edits.get(&slice.plugin) else {
-                continue;
-            };
-            let nodes: BTreeSet<NodeId> = edits
-                .device_nodes
-                .iter()
-                .filter(|node| {
-                    node.device == device.id || !there.contains(&of(&device, &node.device))
-                })
-                .map(|node| NodeId {
-                    kind: node.kind,
-                    major: node.major,
-                    minor: node.minor,
-                })
-                .collect();
-            let owners = owners(inventory, &slice.plugin);
-            let own = |node: &&NodeId| nodes.contains(*node) && owners.get(*node) == Some(&1);
-            let uses = |other: &&Device| {
-                other.plugin == slice.plugin && other.device.nodes.iter().any(|n| own(&n))
-            };
-            let why = format!(
-                "{} holds {}, which is not there any more, and has nodes of this",
-                record.name, device.id
-            );
-            found.extend(
-                inventory
-                    .devices
-                    .iter()
-                    .filter(uses)
-                    .map(|other| (other.name(), why.clone())),
-            );
         }
+        owners
     }
-    found
-}
 
-fn of(device: &DeviceRef, id: &str) -> DeviceRef {
-    DeviceRef {
-        plugin: device.plugin.clone(),
-        id: id.to_owned(),
-    }
-}
-
-/// How many units of a plugin have each node. A partition's are its parent's; what all
-/// units of several have is a control node.
-fn owners(inventory: &Inventory, plugin: &str) -> BTreeMap<NodeId, usize> {
-    let mut units: BTreeMap<NodeId, BTreeSet<&str>> = BTreeMap::new();
-    for device in inventory.devices.iter().filter(|d| d.plugin == plugin) {
-        let unit = device.device.parent.as_deref().unwrap_or(&device.device.id);
-        for node in &device.device.nodes {
-            units.entry(*node).or_default().insert(unit);
+    /// The devices that a record's container may use without holding them, and why.
+    fn besides(&self, record: &Record, plugin: &str) -> Vec<(DeviceRef, String)> {
+        let Some(edits) = record.edits.get(plugin) else {
+            return vec![];
+        };
+        let held: BTreeSet<&str> = record
+            .slices
+            .iter()
+            .filter(|slice| slice.plugin == plugin)
+            .map(|slice| slice.part.device.as_str())
+            .collect();
+        let gone = |id: &str| !self.devices.contains_key(id);
+        let mut found = BTreeMap::new();
+        for node in &edits.device_nodes {
+            let number = NodeId {
+                kind: node.kind,
+                major: node.major,
+                minor: node.minor,
+            };
+            // A node that one device alone has now is that device.
+            if let Some(owner) = self.only(&self.leaves, &number)
+                && !held.contains(owner)
+            {
+                found.insert(owner, format!("{} has its node {}", record.name, node.path));
+            }
+            // Of a holder's device that is gone nobody knows what it was a part of: all
+            // of the unit is closed.
+            if gone(&node.device) && self.only(&self.units, &number).is_some() {
+                let why = format!(
+                    "{} holds {}, which is not there any more, and has nodes of this; divvy stop {} ends that",
+                    record.name, node.device, record.name
+                );
+                let has = |device: &&&Device| device.device.nodes.contains(&number);
+                for device in self.devices.values().filter(has) {
+                    found.insert(device.device.id.as_str(), why.clone());
+                }
+            }
         }
+        found
+            .into_iter()
+            .map(|(id, why)| (self.devices[id].name(), why))
+            .collect()
     }
-    units
-        .into_iter()
-        .map(|(node, units)| (node, units.len()))
-        .collect()
+
+    fn only(&self, owners: &BTreeMap<NodeId, BTreeSet<&'a str>>, node: &NodeId) -> Option<&'a str> {
+        let owners = owners.get(node)?;
+        owners.first().copied().filter(|_| owners.len() == 1)
+    }
 }
 
 #[cfg(test)]
@@ -168,8 +194,8 @@ mod tests {
             ..Inventory::default()
         };
         let closed = |id: &str, minors: &[u32]| -> Vec<String> {
-            let holder = holder(id, minors);
-            let found = leftovers(&inventory, &[&holder]);
+            let owners = Owners::of(&inventory, "x");
+            let found = owners.besides(&holder(id, minors), "x");
             found.into_iter().map(|(device, _)| device.id).collect()
         };
         assert_eq!(closed("g0", &[0, 255]), Vec::<String>::new());
@@ -177,5 +203,9 @@ mod tests {
         // An instance's GPU cannot be given whole, nor what is cut of it now.
         assert_eq!(closed("p0", &[1, 255, 7]), ["g1", "p1", "p2"]);
         assert_eq!(closed("gone", &[9, 255]), Vec::<String>::new());
+        // Numbers that are another's now: of a unit, and of a part beside its own.
+        assert_eq!(closed("g1", &[0, 255]), ["g0"]);
+        assert_eq!(closed("p1", &[1, 255, 8]), ["p2"]);
+        assert_eq!(closed("p1", &[1, 255, 7]), Vec::<String>::new());
     }
 }

@@ -18,7 +18,8 @@ use crate::launch::{
     Network, Oci, Reserved, Root, Source, image, merge,
 };
 use crate::model::{
-    Edits, Inventory, Record, Request, State, check_workload_name, new_allocation_id,
+    Edits, EnforcementLevel, Inventory, Record, Request, State, check_workload_name,
+    new_allocation_id,
 };
 use crate::{frames, monitor, sys};
 
@@ -342,6 +343,7 @@ impl Agent {
             .await?;
         record.edits = by_plugin;
 
+        not_hidden(&plan.job, &edits)?;
         let init = launch::write_init(&self.settings.state)?;
         let container = |by: By| Container {
             id: record.id.clone(),
@@ -388,9 +390,9 @@ impl Agent {
             .await
         {
             Ok(record) => Ok(Started {
+                notes: with_advice(plan.notes, &record),
                 record,
                 folder: folder.clone(),
-                notes: plan.notes,
                 control,
             }),
             Err(error) => {
@@ -627,7 +629,18 @@ fn on_host_root(
     let mut mounts = launch::host_mounts(state).map_err(system)?;
     job.workdir = current.display().to_string();
     job.hidden.push("/run".into());
-    job.masked.push(state.display().to_string());
+    // Its own state, and where those of others usually are: variables are secrets.
+    let usual = [crate::config::STATE, crate::embed::STATES].map(std::path::Path::new);
+    for folder in usual
+        .into_iter()
+        .chain([state])
+        .filter(|folder| folder.exists())
+    {
+        let folder = folder.display().to_string();
+        if !job.masked.contains(&folder) {
+            job.masked.push(folder);
+        }
+    }
     let mut note = None;
     let machine = ["/proc", "/sys", "/dev", "/run"]
         .iter()
@@ -691,6 +704,42 @@ fn finish_job(job: &mut Job, request: &RunRequest) -> Result<(), AgentError> {
     let users = job.mounts.len() - request.mounts.len();
     let mounts = job.mounts.split_at(users);
     Ok(launch::check_mount_points(mounts, &request.caller)?)
+}
+
+/// What plugins mount must be seen: a user's mount neither over it nor in it.
+fn not_hidden(job: &Job, edits: &Edits) -> Result<(), AgentError> {
+    for mount in &job.mounts {
+        let target = std::path::Path::new(&mount.target);
+        let over = |theirs: &&crate::model::Mount| {
+            let theirs = std::path::Path::new(&theirs.target);
+            theirs.starts_with(target) || target.starts_with(theirs)
+        };
+        // The host's own mounts come before plugins', which lie on them.
+        if mount.read_only && mount.source == target {
+            continue;
+        }
+        if let Some(theirs) = edits.mounts.iter().find(over) {
+            return Err(AgentError::Mount(crate::launch::MountError::Forbidden {
+                source_path: format!("{}:{}", mount.source.display(), mount.target),
+                why: format!("it would hide {}, which a device needs", theirs.target),
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Says of what nothing but good will holds the job to its part.
+fn with_advice(mut notes: Vec<String>, record: &Record) -> Vec<String> {
+    for slice in &record.slices {
+        if slice.level == Some(EnforcementLevel::Advisory) {
+            notes.push(format!(
+                "{} is advisory: the job is told its part of {}, and nothing holds it to that; --min-level hardware refuses such slots",
+                slice.part.slot,
+                slice.device()
+            ));
+        }
+    }
+    notes
 }
 
 /// What an image says, where the user did not; never a reserved variable.

@@ -66,6 +66,18 @@ pub fn refusal(snapshot: &Snapshot, choices: &Choices) -> Box<Refusal> {
     } else if code == RefusalCode::Fragmented {
         message += in_what_shape(demand, named, slot.shape);
     }
+    let chosen = named.mask.is_some();
+    if chosen && !slot.devices.is_empty() && allowed(named, slot).next().is_none() {
+        message += &format!(
+            "; none of the {} devices that have it is left by --where and --apart-from (`divvy devices --json` shows what can be selected by)",
+            slot.devices.len()
+        );
+        return Box::new(Refusal {
+            rooms,
+            rejected: rejected(snapshot, named, slot),
+            ..Refusal::new(code, &slot.name, message)
+        });
+    }
     message += &if first.largest.is_zero() {
         "; nothing of it can be granted now".to_owned()
     } else {

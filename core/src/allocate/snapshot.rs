@@ -138,6 +138,16 @@ impl Snapshot {
                 continue;
             };
             let machine = Arc::clone(&self.machine);
+            // An ill device is closed already, and may not say what it has.
+            if machine.closed.contains_key(&effect.device) {
+                for (capacity, amount) in &slice.part.capacities {
+                    if let Some(cell) = cell_of(&machine, effect.device, capacity) {
+                        self.left[cell] = self.left[cell].saturating_sub(nanos(*amount));
+                    }
+                }
+                self.turn(&effect, Turn::Hold);
+                continue;
+            }
             let mut close = |this: &mut Self, what: String| {
                 this.close(effect.device, &what);
                 problems.push(Problem {

@@ -21,7 +21,7 @@ Examples:
   divvy run -d --name train ./image.tar                an OCI layout or `docker save` archive
   divvy ps ; divvy logs -f train ; divvy stop train";
 
-/// Fractional accelerators for containers: exact, enforced, crash-safe.
+/// Fractional accelerators for containers: exact, crash-safe, and honest about what holds.
 #[derive(Debug, Parser)]
 #[command(name = "divvy", version, after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -120,6 +120,9 @@ impl Global {
                     "none" => Socket::None,
                     path => Socket::At(path.into()),
                 });
+        if self.config.is_none() {
+            builder = builder.usual_config();
+        }
         if let Some(state) = &self.state {
             builder = builder.state(state);
         }

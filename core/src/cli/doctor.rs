@@ -8,6 +8,7 @@ use serde_json::json;
 use super::args::Global;
 use super::open;
 use super::output::{Failure, print_json, printable};
+use crate::agent::describe_inventory;
 use crate::launch::{Runtime, candidates, docker};
 use crate::ledger::Ledger;
 use crate::model::HealthState;
@@ -289,6 +290,21 @@ async fn plugins(found: &mut Findings, global: &Global) {
             found.note(
                 format!("plugin {plugin}: {}", printable(warning)),
                 "nothing to do, if that is as it should be",
+            );
+        }
+    }
+    // Without root nobody knows what is held.
+    let records = agent.ledger().records().unwrap_or_default();
+    for view in describe_inventory(&inventory, &records).0 {
+        let ill = view.device.device.health.reason.is_some();
+        if let Some(why) = view.closed.filter(|_| !ill) {
+            found.bad(
+                format!(
+                    "device {} takes no work: {}",
+                    view.device.name(),
+                    printable(&why)
+                ),
+                "divvy ps; divvy describe NAME",
             );
         }
     }

@@ -50,6 +50,7 @@ pub struct Builder {
     config: Option<Config>,
     docker_socket: Option<PathBuf>,
     machine: Option<String>,
+    usual_config: bool,
 }
 
 impl Builder {
@@ -105,6 +106,13 @@ impl Builder {
         self
     }
 
+    /// The configuration is the one that is read if nobody names one.
+    #[must_use]
+    pub(crate) fn usual_config(mut self) -> Self {
+        self.usual_config = true;
+        self
+    }
+
     /// A machine that is not there, by its name or the path of its folder: plugins see
     /// it instead of this one, and its state is apart.
     #[must_use]
@@ -141,7 +149,10 @@ impl Builder {
         if let Some(machine) = &machine {
             // The real machine's agent and ledger have no business with it.
             config.state = Some(machine.state(self.state.as_deref()));
-            config.agent.socket = None;
+            // The usual file is the real machine's.
+            if self.config.is_none() || self.usual_config {
+                config.agent.socket = None;
+            }
         }
         let named = self.state.clone().filter(|_| machine.is_none());
         let state = named.or_else(|| config.state.clone());

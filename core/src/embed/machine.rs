@@ -15,7 +15,7 @@ use crate::plugin::{OpenError, check_ancestors, check_file};
 
 /// Where workloads on such machines are kept, each machine's apart from others' and
 /// from the real one's.
-const STATES: &str = "/var/lib/divvy-machines";
+pub(crate) const STATES: &str = "/var/lib/divvy-machines";
 
 /// A machine, found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,7 +30,7 @@ mod machine;
 mod workload;
 
 pub use builder::{Builder, Socket, init};
-pub(crate) use machine::Simulated;
+pub(crate) use machine::{STATES, Simulated};
 pub use workload::{Attachment, Workload};
 
 use std::sync::Arc;

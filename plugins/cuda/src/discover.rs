@@ -54,7 +54,8 @@ impl Machine {
 pub(crate) fn machine(root: &Root, reading: Reading) -> Machine {
     let mut warnings = reading.warnings;
     let known = root.known();
-    let gpus = identify(reading.gpus, known, &mut warnings);
+    let has_node = |minor: u32| root.node(&format!("dev/nvidia{minor}")).is_some();
+    let gpus = identify(reading.gpus, known, has_node, &mut warnings);
     let facts = Facts {
         root,
         majors: root.majors(),
@@ -235,7 +236,7 @@ impl Facts<'_> {
         }
         if let Some(what) = &gpu.trouble {
             return ill(format!(
-                "NVML does not say what must be known of it ({what}): nvidia-smi -q says more; it may need a reset"
+                "what must be known of it is not ({what}): nvidia-smi -q says more; it may need a reset"
             ));
         }
         if self.root.under("dev/dxg").exists() {

@@ -24,6 +24,7 @@ pub(crate) struct Found {
 pub(crate) fn identify(
     gpus: Vec<Gpu>,
     mut known: BTreeMap<String, Known>,
+    has_node: impl Fn(u32) -> bool,
     warnings: &mut Vec<String>,
 ) -> Vec<Found> {
     let mut found = vec![];
@@ -39,9 +40,12 @@ pub(crate) fn identify(
         let kernel = known.remove(&address).unwrap_or_default();
         found.push(one(gpu, address, kernel));
     }
-    // What is left are the GPUs of which NVML knows no address, in the same order.
+    // What is left are the GPUs of which NVML knows no address: rather those that have
+    // a node than those that have none, which NVML does not list for want of it.
+    let mut left: Vec<(String, Known)> = known.into_iter().collect();
+    left.sort_by_key(|(_, kernel)| !kernel.minor.is_some_and(&has_node));
     let mut nameless = nameless.into_iter();
-    for (address, kernel) in known {
+    for (address, kernel) in left {
         let gpu = nameless.next().unwrap_or_else(|| Gpu {
             index: u32::MAX,
             lost: Some(UNLISTED.into()),
@@ -81,6 +85,18 @@ pub(crate) fn identify(
         found.id = found.uuid.clone().unwrap_or_else(|| found.address.clone());
     }
     found.sort_by(|a, b| a.address.cmp(&b.address));
+    let twins = |one: &Found| {
+        let same = |other: &&Found| {
+            other.address == one.address || (other.minor.is_some() && other.minor == one.minor)
+        };
+        found.iter().filter(same).count() > 1
+    };
+    let twins: Vec<bool> = found.iter().map(twins).collect();
+    for (found, twin) in found.iter_mut().zip(twins) {
+        if twin && found.gpu.trouble.is_none() {
+            found.gpu.trouble = Some("its address or its number is another's too".into());
+        }
+    }
     found
 }
 

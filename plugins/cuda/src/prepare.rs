@@ -142,9 +142,14 @@ fn env(grant: &Grant<'_>) -> Vec<EnvVar> {
         .0
         .iter()
         .map(|(unit, granted)| {
-            let parts = [MEMORY, TIME]
-                .into_iter()
-                .filter_map(|capacity| Some(format!("{capacity}:{}", granted.get(capacity)?)));
+            let parts = [MEMORY, TIME].into_iter().filter_map(|capacity| {
+                // Of an instance, all that it has.
+                let whole = || Some(unit.device.capacities.get(capacity)?.total);
+                let part = granted.get(capacity).copied();
+                let instance = unit.device.parent.is_some();
+                let amount = part.or_else(|| whole().filter(|_| instance))?;
+                Some(format!("{capacity}:{amount}"))
+            });
             let parts: Vec<String> = parts.collect();
             format!("{}={}", unit.device.id, parts.join(","))
         })

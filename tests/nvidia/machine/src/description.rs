@@ -25,7 +25,7 @@ pub struct Description {
     pub kernel_driver: Option<String>,
     /// Symbols that this driver's libraries do not have yet. The staged shared
     /// objects do not export them either (they are renamed in the file).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<String>,
     /// `x86_64` or `aarch64`: the folder of the libraries.
     #[serde(default = "x86_64")]
@@ -35,20 +35,20 @@ pub struct Description {
     pub majors: Majors,
     /// Device nodes and files below the root that are not there, though they usually are:
     /// `dev/nvidia-uvm`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
     /// The order in which NVML counts GPUs, by name. Default: by PCI address.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub order: Vec<String>,
     /// The order in which CUDA counts them (without `CUDA_DEVICE_ORDER`: fastest first).
     /// Default: as `order`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cuda_order: Vec<String>,
     /// The GPUs.
     #[serde(default)]
     pub gpu: BTreeMap<String, Gpu>,
     /// Calls that go wrong.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fault: Vec<Fault>,
     /// How long a kernel launched through CUDA takes, µs, by the function's name;
     /// `default` for all others.
@@ -140,7 +140,7 @@ pub struct Gpu {
     #[serde(default)]
     pub pcie: Option<[u32; 2]>,
     /// NVLinks, by link number in this order.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nvlink: Vec<Link>,
     /// NVLink's generation (3 on A100, 4 on H100, 5 on B200).
     #[serde(default)]
@@ -158,7 +158,7 @@ pub struct Gpu {
     #[serde(default)]
     pub profile: BTreeMap<String, Profile>,
     /// The compute instances that exist, in the order of their MIG device numbers.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instance: Vec<Instance>,
     /// `None`: no serial number.
     #[serde(default)]
@@ -203,7 +203,7 @@ pub struct Gpu {
     #[serde(default = "no_virtualization")]
     pub virtualization: String,
     /// Processes of others on it, beside those that really allocate.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub process: Vec<Process>,
     /// MiB used besides all processes.
     #[serde(default)]
@@ -216,7 +216,7 @@ pub struct Gpu {
     #[serde(default)]
     pub lost: bool,
     /// XIDs raised so far, in order; each further one is an event for those who wait.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xid: Vec<u64>,
 }
 
