@@ -770,3 +770,31 @@ fn a_lost_gpu_that_is_held_is_no_mistake_of_the_ledgers() {
     );
     nvidia.divvy("rm -f a").run().succeeds();
 }
+
+#[test]
+fn what_is_free_is_what_can_be_asked_for() {
+    requires!(root);
+    let nvidia = Nvidia::ready("h100x8");
+    for (name, asks) in [("half", "--gpu 0.5"), ("whole", "--gpu 1")] {
+        let run = format!("run -d --name {name} --cpu 0.1 --mem 64MiB {asks} -- sleep 600");
+        nvidia.divvy(&run).run().succeeds();
+    }
+    nvidia.change(|d| d.gpu.values_mut().last().unwrap().lost = true);
+    let table = nvidia.divvy("devices").run().succeeds().stdout;
+    let line = |word: &str| -> &str {
+        table
+            .lines()
+            .find(|l| l.contains("cuda/") && l.contains(word))
+            .unwrap()
+    };
+    assert!(
+        line(" half").contains("0.5 compute, ~39.5 GiB  "),
+        "{table}"
+    );
+    assert!(line(" whole").contains("  -  "), "{table}");
+    assert!(line("unhealthy").contains("  -  "), "{table}");
+    // A refusal names those that are ill.
+    let fit = nvidia.divvy("fit --gpu 8").run().exits(125);
+    fit.complains("closed: cuda/GPU-").complains("Xid");
+    nvidia.divvy("rm -f half whole").run().succeeds();
+}

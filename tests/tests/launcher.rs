@@ -509,7 +509,6 @@ fn variables_that_choose_devices_are_refused_in_any_case() {
         ("ANY_OTHER_VISIBLE_DEVICES=0", "reserved_env"),
         ("GPU_DEVICE_ORDINAL=0", "reserved_env"),
         ("gpu_device_ordinal=0", "reserved_env"),
-        ("nvidia_require_x=x", "reserved_env"),
         ("DOCKER_RESOURCE_GPU=0", "reserved_env"),
         ("LD_AUDIT=/x.so", "reserved_env"),
         ("NVIDIA_VISIBLE_DEVICES =all", "invalid_env"),

@@ -83,12 +83,15 @@ pub fn refusal(snapshot: &Snapshot, choices: &Choices) -> Box<Refusal> {
     } else {
         format!("; the largest that fits now is {}", show(first.largest))
     };
-    let closed: Vec<String> = slot
-        .devices
-        .iter()
-        .filter_map(|&d| {
-            let name = machine.device_name(super::DeviceIx(d));
-            Some(format!("{name} ({})", snapshot.closed_at(d)?))
+    // Those that are ill may not say what they have, so not all of them serve the slot.
+    let closed: Vec<String> = (0..)
+        .map(super::DeviceIx)
+        .take(machine.device_count())
+        .filter(|&d| machine.plugin_of(d) == slot.plugin)
+        .filter(|d| named.mask.as_ref().is_none_or(|mask| mask.contains(d.0)))
+        .filter_map(|d| {
+            let name = machine.device_name(d);
+            Some(format!("{name} ({})", snapshot.closed_at(d.0)?))
         })
         .take(MAX_REJECTED)
         .collect();

@@ -428,6 +428,10 @@ impl Machine {
         self.places.len()
     }
 
+    pub(super) fn plugin_of(&self, device: DeviceIx) -> u16 {
+        self.names[device.0 as usize].plugin
+    }
+
     pub(super) fn device_name(&self, device: DeviceIx) -> DeviceRef {
         let name = &self.names[device.0 as usize];
         DeviceRef {

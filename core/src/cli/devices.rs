@@ -1,11 +1,13 @@
 //! `divvy devices`.
 
+use divvy_plugin::Shape;
+
 use super::args::Global;
 use super::open;
 use super::output::{Failure, print_json, print_table, printable, table};
 use crate::agent::events::word;
 use crate::agent::{DeviceView, Devices};
-use crate::model::{Amount, format_amount};
+use crate::model::{Amount, HealthState, format_amount};
 
 pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     let all = open(global).await?.devices().await?;
@@ -45,12 +47,48 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// What could be asked for now: nothing of a device that takes no work, and of one that
+/// is in a mode, only what that mode's slots draw on.
 fn free(view: &DeviceView, all: &Devices) -> String {
-    let amounts = view.usage.iter().map(|(name, u)| {
-        let usable = u.total.saturating_sub(u.reserved);
-        (name, usable.saturating_sub(u.used))
-    });
-    show(amounts, &view.device.plugin, all)
+    use HealthState::{Unhealthy, Unknown};
+    let plugin = &view.device.plugin;
+    if view.closed.is_some() || matches!(view.device.device.health.state, Unhealthy | Unknown) {
+        return "-".into();
+    }
+    let name = view.device.name();
+    let slots = || {
+        all.slots
+            .iter()
+            .filter(|s| s.plugin == *plugin)
+            .map(|s| &s.slot)
+    };
+    let held = all.held.iter().flat_map(|holding| &holding.slices);
+    let mode = held
+        .filter(|slice| slice.device() == name)
+        .filter_map(|slice| {
+            slots()
+                .find(|slot| slot.name == slice.part.slot)?
+                .mode
+                .as_ref()
+        })
+        .next();
+    let served = |capacity: &String| {
+        slots().any(|slot| {
+            let draws = slot.draws.iter().any(|draw| draw.capacity == *capacity);
+            let in_mode = || slot.mode.as_ref() == mode && slot.shape != Shape::Whole;
+            draws && (mode.is_none() || in_mode())
+        })
+    };
+    let left = view.usage.iter().filter(|(capacity, _)| served(capacity));
+    let shown = show(
+        left.map(|(capacity, u)| {
+            let usable = u.total.saturating_sub(u.reserved);
+            (capacity, usable.saturating_sub(u.used))
+        }),
+        plugin,
+        all,
+    );
+    if shown.is_empty() { "-".into() } else { shown }
 }
 
 fn capacity(view: &DeviceView, all: &Devices) -> String {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use divvy_nvidia_machine::{Description, Gpu, Instance, Machine, Node, Profile, capability};
+use divvy_nvidia_machine::{Description, Error, Gpu, Instance, Machine, Node, Profile, capability};
 use nvml_wrapper_sys::bindings::*;
 
 use crate::abi::*;
@@ -273,7 +273,11 @@ fn initialise(name: &'static str) -> nvmlReturn_t {
                 let here = initialise as *const ();
                 let machine = Machine::of_library(here).map_err(|error| {
                     eprintln!("NVML's stand-in: {error}");
-                    DRIVER_NOT_LOADED
+                    match error {
+                        // Somebody's mistake, and no missing driver.
+                        Error::Description(..) => UNKNOWN,
+                        _ => DRIVER_NOT_LOADED,
+                    }
                 })?;
                 Arc::clone(state().machine.get_or_insert(Arc::new(machine)))
             }
