@@ -55,14 +55,6 @@ pub fn ldconfig() -> Need {
         .ok_or("a system with glibc")
 }
 
-/// The real libraries of NVIDIA's driver, as Debian packages them.
-///
-/// # Errors
-/// They cannot be fetched.
-pub fn debians_driver_libraries() -> Need {
-    driver_libraries().map(drop)
-}
-
 /// Fetches Debian's packages of the driver's libraries, once, and unpacks them; nothing is
 /// installed. The folder of the libraries.
 ///
