@@ -215,6 +215,33 @@ fn programs_in_a_container_allocate_of_one_gpu() {
 }
 
 #[test]
+fn any_instance_is_rather_a_small_one() {
+    requires!(root);
+    let nvidia = Nvidia::ready("a100-mig");
+    for (count, profiles) in [
+        (1, vec!["1g.10gb"]),
+        (3, vec!["1g.10gb", "1g.10gb", "2g.20gb"]),
+    ] {
+        let fit = nvidia.divvy(&format!("--json fit --slot cuda.mig={count}"));
+        let slices = fit.run().succeeds().json()["slices"].clone();
+        let slices = slices.as_array().unwrap().iter();
+        let mut chosen: Vec<Value> = slices
+            .filter(|slice| slice["plugin"] == "cuda")
+            .map(|slice| slice["device"].clone())
+            .collect();
+        chosen.sort_by_key(ToString::to_string);
+        let devices = nvidia.devices();
+        let profile = |id: &Value| {
+            let device = devices.iter().find(|d| d["id"] == *id).unwrap();
+            text(&device["attributes"]["mig_profile"]["string"]).to_owned()
+        };
+        let mut is: Vec<String> = chosen.iter().map(profile).collect();
+        is.sort();
+        assert_eq!(is, profiles);
+    }
+}
+
+#[test]
 fn how_firmly_a_limit_holds_is_said_as_it_is() {
     let nvidia = Nvidia::ready("a100-mig");
     for (ask, level) in [

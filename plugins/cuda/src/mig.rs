@@ -22,13 +22,21 @@ impl Facts<'_> {
         for instance in &found.gpu.instances {
             by_gi.entry(instance.gi).or_default().push(instance);
         }
-        by_gi
+        let mut units: Vec<Unit> = by_gi
             .into_iter()
             .filter_map(|(gi, mut instances)| {
                 instances.sort_by_key(|instance| instance.ci);
                 self.instance(found, gpu, gi, &instances, warnings)
             })
-            .collect()
+            .collect();
+        // Of those that serve a request alike the first one is taken: rather a small one.
+        units.sort_by_key(|unit| {
+            unit.device
+                .capacities
+                .get(MEMORY)
+                .map(|memory| memory.total)
+        });
+        units
     }
 
     fn instance(
