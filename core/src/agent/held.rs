@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use divvy_plugin::NodeId;
+use divvy_plugin::{Edits, NodeId};
 
 use crate::allocate::{Problem, Snapshot};
 use crate::model::{Device, DeviceRef, Inventory, Record};
+use crate::plugin::validate;
 
 /// Takes what the records hold, and closes what they may use besides.
 pub(super) fn hold(
@@ -19,14 +20,16 @@ pub(super) fn hold(
     held: &[&Record],
 ) -> Vec<Problem> {
     let mut problems = snapshot.hold(held.iter().flat_map(|record| &record.slices));
-    let owners: BTreeMap<&str, Owners<'_>> = inventory
-        .plugins
-        .keys()
-        .map(|plugin| (plugin.as_str(), Owners::of(inventory, plugin)))
-        .collect();
+    // Most plugins give no nodes, and this is in the way of every decision.
+    let mut owners: BTreeMap<&str, Owners<'_>> = BTreeMap::new();
     for record in held {
-        for (plugin, owners) in &owners {
-            for (device, what) in owners.besides(record, plugin) {
+        for (plugin, edits) in &record.edits {
+            if edits.device_nodes.is_empty() {
+                continue;
+            }
+            let of = || Owners::of(inventory, plugin);
+            let owners = owners.entry(plugin).or_insert_with(of);
+            for (device, what) in owners.besides(record, plugin, edits) {
                 snapshot.shut(&device, &what);
                 problems.push(Problem { device, what });
             }
@@ -70,10 +73,7 @@ impl<'a> Owners<'a> {
     }
 
     /// The devices that a record's container may use without holding them, and why.
-    fn besides(&self, record: &Record, plugin: &str) -> Vec<(DeviceRef, String)> {
-        let Some(edits) = record.edits.get(plugin) else {
-            return vec![];
-        };
+    fn besides(&self, record: &Record, plugin: &str, edits: &Edits) -> Vec<(DeviceRef, String)> {
         let held: BTreeSet<&str> = record
             .slices
             .iter()
@@ -83,11 +83,7 @@ impl<'a> Owners<'a> {
         let gone = |id: &str| !self.devices.contains_key(id);
         let mut found = BTreeMap::new();
         for node in &edits.device_nodes {
-            let number = NodeId {
-                kind: node.kind,
-                major: node.major,
-                minor: node.minor,
-            };
+            let number = validate::number(node);
             // A node that one device alone has now is that device.
             if let Some(owner) = self.only(&self.leaves, &number)
                 && !held.contains(owner)
@@ -121,7 +117,7 @@ impl<'a> Owners<'a> {
 
 #[cfg(test)]
 mod tests {
-    use divvy_plugin::{DeviceNode, Edits, NodeKind};
+    use divvy_plugin::{DeviceNode, NodeKind};
 
     use super::*;
     use crate::model::Slice;
@@ -195,7 +191,8 @@ mod tests {
         };
         let closed = |id: &str, minors: &[u32]| -> Vec<String> {
             let owners = Owners::of(&inventory, "x");
-            let found = owners.besides(&holder(id, minors), "x");
+            let holder = holder(id, minors);
+            let found = owners.besides(&holder, "x", &holder.edits["x"]);
             found.into_iter().map(|(device, _)| device.id).collect()
         };
         assert_eq!(closed("g0", &[0, 255]), Vec::<String>::new());

@@ -139,16 +139,11 @@ impl Snapshot {
             };
             let machine = Arc::clone(&self.machine);
             // An ill device is closed already, and may not say what it has.
-            if machine.closed.contains_key(&effect.device) {
-                for (capacity, amount) in &slice.part.capacities {
-                    if let Some(cell) = cell_of(&machine, effect.device, capacity) {
-                        self.left[cell] = self.left[cell].saturating_sub(nanos(*amount));
-                    }
-                }
-                self.turn(&effect, Turn::Hold);
-                continue;
-            }
+            let ill = machine.closed.contains_key(&effect.device);
             let mut close = |this: &mut Self, what: String| {
+                if ill {
+                    return;
+                }
                 this.close(effect.device, &what);
                 problems.push(Problem {
                     device: slice.device(),

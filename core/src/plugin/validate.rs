@@ -533,7 +533,8 @@ fn device_node(
     Ok(())
 }
 
-fn number(node: &DeviceNode) -> NodeId {
+/// A node by its numbers.
+pub(crate) fn number(node: &DeviceNode) -> NodeId {
     NodeId {
         kind: node.kind,
         major: node.major,

@@ -1,8 +1,8 @@
 //! Divvy's plugin for NVIDIA GPUs.
 //!
-//! Finds GPUs and MIG instances through NVML and the kernel's files; hands out whole GPUs, parts of one, and MIG instances
-//! that exist; and gives containers their device nodes and the driver's libraries,
-//! with or without NVIDIA's own container toolkit.
+//! Finds GPUs and MIG instances through NVML and the kernel's files; hands out whole
+//! GPUs, parts of one, and MIG instances that exist; and gives containers their device
+//! nodes and the driver's libraries, with or without NVIDIA's own container toolkit.
 //!
 //! It promises that a GPU's identity is its UUID and never its place in a list, that
 //! what a driver or a GPU does not know lowers the detail and hides nothing, that one
@@ -84,8 +84,8 @@ impl CudaPlugin {
     /// NVML is started for each look and ended after it. While it runs it has every GPU
     /// open, and a GPU that is open can be neither reset nor cut by anybody.
     fn machine(&self, libraries: &Libraries) -> Result<Machine, Error> {
-        let nvml = nvml::start(&self.root, &libraries.nvml)?;
         self.same_version(libraries)?;
+        let nvml = nvml::start(&self.root, &libraries.nvml)?;
         Ok(discover::machine(&self.root, nvml::read(&nvml)?))
     }
 
@@ -108,9 +108,7 @@ impl CudaPlugin {
         }
         Ok(())
     }
-}
 
-impl CudaPlugin {
     fn smi(&self) -> Result<PathBuf, Error> {
         let path = self.root.under("usr/bin/nvidia-smi");
         let file = path.canonicalize().ok().filter(|file| file.is_file());

@@ -210,36 +210,13 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// The answer, if there is one. After a GPU is lost nothing more is asked of it:
-    /// each question may take the driver seconds.
+    /// The answer, if there is one.
     fn ask<T>(
         &mut self,
         what: &str,
         question: impl FnOnce(&Device<'a>) -> Result<T, NvmlError>,
     ) -> Option<T> {
-        if self.gpu.lost.is_some() {
-            return None;
-        }
-        match question(self.device) {
-            Ok(answer) => Some(answer),
-            Err(error) => {
-                match error {
-                    error @ NvmlError::GpuLost => self.gpu.lost = Some(error.to_string()),
-                    // The driver or the GPU does not have it, or has one that is
-                    // newer than these bindings.
-                    NvmlError::NotSupported
-                    | NvmlError::FunctionNotFound
-                    | NvmlError::FailedToLoadSymbol(_)
-                    | NvmlError::UnexpectedVariant(_)
-                    | NvmlError::InvalidArg
-                    | NvmlError::NotFound => {}
-                    error => {
-                        self.warnings.insert(format!("its {what}: {error}"));
-                    }
-                }
-                None
-            }
-        }
+        self.answer(what, question).ok().flatten()
     }
 
     /// As [`ask`](Self::ask), of what must be known before work is placed on it.
@@ -248,12 +225,45 @@ impl<'a> Asker<'a> {
         what: &str,
         question: impl FnOnce(&Device<'a>) -> Result<T, NvmlError>,
     ) -> Option<T> {
-        let before = self.warnings.len();
-        let answer = self.ask(what, question);
-        if self.warnings.len() > before && self.gpu.trouble.is_none() {
-            self.gpu.trouble = self.warnings.iter().find(|w| w.contains(what)).cloned();
+        let answer = self.answer(what, question);
+        answer.unwrap_or_else(|trouble| {
+            self.gpu.trouble.get_or_insert(trouble);
+            None
+        })
+    }
+
+    /// The answer, or that there is none to be had, or what went wrong. After a GPU is
+    /// lost nothing more is asked of it: each question may take the driver seconds.
+    fn answer<T>(
+        &mut self,
+        what: &str,
+        question: impl FnOnce(&Device<'a>) -> Result<T, NvmlError>,
+    ) -> Result<Option<T>, String> {
+        if self.gpu.lost.is_some() {
+            return Ok(None);
         }
-        answer
+        match question(self.device) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error @ NvmlError::GpuLost) => {
+                self.gpu.lost = Some(error.to_string());
+                Ok(None)
+            }
+            // The driver or the GPU does not have it, or has one that is newer than
+            // these bindings.
+            Err(
+                NvmlError::NotSupported
+                | NvmlError::FunctionNotFound
+                | NvmlError::FailedToLoadSymbol(_)
+                | NvmlError::UnexpectedVariant(_)
+                | NvmlError::InvalidArg
+                | NvmlError::NotFound,
+            ) => Ok(None),
+            Err(error) => {
+                let trouble = format!("its {what}: {error}");
+                self.warnings.insert(trouble.clone());
+                Err(trouble)
+            }
+        }
     }
 
     fn gpu(mut self, warnings: &mut Vec<String>) -> Gpu {

@@ -123,17 +123,12 @@ impl Root {
         let gpus = "proc/driver/nvidia/gpus";
         let read = |address: String| {
             let text = self.text(&format!("{gpus}/{address}/information"))?;
-            let value = |key: &str| {
-                let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
-                pairs
-                    .find(|(name, _)| name.trim() == key)
-                    .map(|(_, value)| value.trim().to_owned())
-                    .filter(|value| !value.is_empty())
-            };
             let known = Known {
-                model: value("Model"),
-                uuid: value("GPU UUID").filter(|uuid| is_uuid(uuid)),
-                minor: value("Device Minor").and_then(|minor| minor.parse().ok()),
+                model: value(&text, "Model").map(Into::into),
+                uuid: value(&text, "GPU UUID")
+                    .filter(|uuid| is_uuid(uuid))
+                    .map(Into::into),
+                minor: value(&text, "Device Minor").and_then(|minor| minor.parse().ok()),
             };
             Some((address.to_ascii_lowercase(), known))
         };
@@ -187,11 +182,10 @@ impl Root {
             .unwrap_or_default();
         let minor = |right: String, file: String| {
             let said = self.text(&format!("proc/driver/nvidia/capabilities/{file}"));
-            let said = said.as_deref().and_then(|text| {
-                let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
-                let (_, minor) = pairs.find(|(name, _)| name.trim() == "DeviceFileMinor")?;
-                minor.trim().parse().ok()
-            });
+            let said = said
+                .as_deref()
+                .and_then(|text| value(text, "DeviceFileMinor"));
+            let said = said.and_then(|minor| minor.parse().ok());
             said.or_else(|| {
                 let mut pairs = list.lines().filter_map(|line| line.split_once(' '));
                 let (_, minor) = pairs.find(|(name, _)| *name == right)?;
@@ -213,14 +207,10 @@ impl Root {
     /// How the driver makes its nodes.
     pub(crate) fn access(&self) -> Access {
         let text = self.text("proc/driver/nvidia/params").unwrap_or_default();
-        let value = |key: &str| {
-            let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
-            let (_, value) = pairs.find(|(name, _)| name.trim() == key)?;
-            value.trim().parse::<u32>().ok()
-        };
+        let number = |key: &str| value(&text, key)?.parse::<u32>().ok();
         Access {
-            gid: value("DeviceFileGID").filter(|gid| *gid != 0),
-            mode: value("DeviceFileMode").map_or(0o666, |mode| mode & 0o666),
+            gid: number("DeviceFileGID").filter(|gid| *gid != 0),
+            mode: number("DeviceFileMode").map_or(0o666, |mode| mode & 0o666),
         }
     }
 
@@ -248,6 +238,13 @@ impl Root {
         });
         Some(device)
     }
+}
+
+/// The value of a line `key: value`, unless it is empty.
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = pairs.find(|(name, _)| name.trim() == key)?;
+    Some(value.trim()).filter(|value| !value.is_empty())
 }
 
 /// Is this a driver's version, `580.105.08` or `418.74`?
