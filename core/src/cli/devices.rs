@@ -7,7 +7,7 @@ use super::open;
 use super::output::{Failure, print_json, print_table, printable, table};
 use crate::agent::events::word;
 use crate::agent::{DeviceView, Devices};
-use crate::model::{Amount, HealthState, format_amount};
+use crate::model::{Amount, format_amount};
 
 pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     let all = open(global).await?.devices().await?;
@@ -50,9 +50,8 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
 /// What could be asked for now: nothing of a device that takes no work, and of one that
 /// is in a mode, only what that mode's slots draw on.
 fn free(view: &DeviceView, all: &Devices) -> String {
-    use HealthState::{Unhealthy, Unknown};
     let plugin = &view.device.plugin;
-    if view.closed.is_some() || matches!(view.device.device.health.state, Unhealthy | Unknown) {
+    if view.closed.is_some() {
         return "-".into();
     }
     let name = view.device.name();

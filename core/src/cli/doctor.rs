@@ -11,7 +11,6 @@ use super::output::{Failure, print_json, printable};
 use crate::agent::describe_inventory;
 use crate::launch::{Runtime, candidates, docker};
 use crate::ledger::Ledger;
-use crate::model::HealthState;
 use crate::sys;
 
 #[derive(Serialize)]
@@ -296,25 +295,15 @@ async fn plugins(found: &mut Findings, global: &Global) {
     // Without root nobody knows what is held.
     let records = agent.ledger().records().unwrap_or_default();
     for view in describe_inventory(&inventory, &records).0 {
-        let ill = view.device.device.health.reason.is_some();
-        if let Some(why) = view.closed.filter(|_| !ill) {
+        // Ill devices are among the closed ones, by the reason for it.
+        if let Some(why) = view.closed {
             found.bad(
                 format!(
                     "device {} takes no work: {}",
                     view.device.name(),
                     printable(&why)
                 ),
-                "divvy ps; divvy describe NAME",
-            );
-        }
-    }
-    for device in &inventory.devices {
-        let health = &device.device.health;
-        if health.state == HealthState::Unhealthy {
-            let why = health.reason.as_deref().unwrap_or("it does not say why");
-            found.bad(
-                format!("device {} takes no work: {}", device.name(), printable(why)),
-                "as the reason says; divvy devices",
+                "as the reason says; divvy devices, divvy describe NAME",
             );
         }
     }

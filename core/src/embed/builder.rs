@@ -146,17 +146,17 @@ impl Builder {
             None => Config::load(None)?,
         };
         let machine = self.simulated()?;
-        if let Some(machine) = &machine {
-            // The real machine's agent and ledger have no business with it.
-            config.state = Some(machine.state(self.state.as_deref()));
-            // The usual file is the real machine's.
-            if self.config.is_none() || self.usual_config {
-                config.agent.socket = None;
-            }
+        // The usual file's socket is the real machine's agent's.
+        if machine.is_some() && (self.config.is_none() || self.usual_config) {
+            config.agent.socket = None;
         }
-        let named = self.state.clone().filter(|_| machine.is_none());
-        let state = named.or_else(|| config.state.clone());
-        let state = state.unwrap_or_else(|| PathBuf::from(STATE));
+        let state = match &machine {
+            Some(machine) => machine.state(self.state.as_deref()),
+            None => {
+                let named = self.state.clone().or_else(|| config.state.clone());
+                named.unwrap_or_else(|| PathBuf::from(STATE))
+            }
+        };
         let state =
             std::path::absolute(&state).map_err(|e| AgentError::System("the state folder", e))?;
         let exe = match &self.exe {
