@@ -3,6 +3,7 @@
 //! Decisions are far shorter than the clock can see one by one: each sample is
 //! the mean of a batch of [`BATCH`] decisions that differ.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
@@ -343,6 +344,7 @@ fn partitions(count: u32) -> Inventory {
                         Amount::from_units(MEMORY / 64 * u64::from(size)),
                     )]
                     .into(),
+                    serves: BTreeMap::new(),
                 })
                 .collect(),
         });

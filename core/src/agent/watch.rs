@@ -250,6 +250,7 @@ async fn listen(
     let request = WatchRequest {
         known,
         timeout_ms: u64::try_from(WAIT.as_millis()).unwrap_or(2000),
+        held: vec![],
     };
     let reply = client.watch(&request).await?;
     Ok((manifest, reply.changed.unwrap_or(request.known)))

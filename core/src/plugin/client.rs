@@ -7,6 +7,8 @@
 //! in a crash loop is left alone whoever asks.
 
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -350,9 +352,7 @@ impl Client {
     pub async fn watch(&self, request: &WatchRequest) -> Result<WatchReply, CallError> {
         let deadline = Duration::from_millis(request.timeout_ms) + self.deadline;
         let reply: WatchReply = self.call(Op::Watch, request, deadline).await?;
-        if let Some(found) = &reply.changed {
-            self.believe(Op::Watch, validate::discovery(found))?;
-        }
+        self.believe(Op::Watch, validate::watch(&reply, &request.known))?;
         Ok(reply)
     }
 
@@ -401,6 +401,24 @@ impl Client {
             .await?;
         self.believe(Op::Sample, validate::samples(&samples))?;
         Ok(samples)
+    }
+
+    /// The plugin's own folder, made if need be. Only root can have it: without it the
+    /// plugin forgets.
+    fn state(&self) -> Option<String> {
+        let folder = self.history.as_ref()?.join(&self.name);
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder);
+        match made {
+            Ok(()) => Some(folder.to_str()?.to_owned()),
+            Err(e) => {
+                let folder = folder.display();
+                tracing::debug!(plugin = self.name, "it has no folder {folder}: {e}");
+                None
+            }
+        }
     }
 
     fn believe(&self, op: Op, checked: Result<(), validate::Lie>) -> Result<(), CallError> {
@@ -548,9 +566,11 @@ impl Client {
             }
             .into());
         }
-        let _: () = self
-            .exchange(host, Op::Open, &self.open, self.deadline)
-            .await?;
+        let open = OpenRequest {
+            state: self.state(),
+            ..self.open.clone()
+        };
+        let _: () = self.exchange(host, Op::Open, &open, self.deadline).await?;
         let held = self
             .held
             .lock()

@@ -303,6 +303,7 @@ impl Drill {
         };
         let open = OpenRequest {
             config: config.clone(),
+            ..OpenRequest::default()
         };
         Ok(Client::new(file, exe.clone(), open, self.deadline, None))
     }

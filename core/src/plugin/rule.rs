@@ -86,6 +86,9 @@ rules! {
     Steps, Discover, "discover.steps",
         "Total less reserved is a multiple of the capacity's step.",
         "Reserve the odd rest, or choose a step that divides it.";
+    Processes, Discover, "discover.processes",
+        "A device's processes are at most 4,096, each once, ascending, and none is 0.",
+        "Sort Device::processes, and drop twins.";
     Partitions, Discover, "discover.partitions",
         "Partitions lie within the device's positions and capacities, each profile once, its starts ascending.",
         "Correct Device::partitioning.";
@@ -95,6 +98,9 @@ rules! {
     References, Discover, "discover.references",
         "Links and parents are other devices of the same reply.",
         "Leave out links to what is not listed.";
+    Incidents, Watch, "watch.incidents",
+        "At most 256 incidents come at once, each of a device that is listed, with a code of 1 to 32 of [a-z0-9-] and one printable line of at most 256 bytes.",
+        "Correct WatchReply::incidents; put what differs from one to the next into the summary, not into the code.";
     EnvNames, Prepare, "env.names",
         "Variables are named [A-Za-z_][A-Za-z0-9_]*, once each, without NUL.",
         "Correct Edits::env.";
@@ -147,6 +153,6 @@ rules! {
         "A memory limit is no more than the slices' capacity memory.",
         "Sum the slices' memory in Resources::memory_bytes.";
     MeasureNames, Sample, "sample.names",
-        "Measures are of devices by their ids, and named by 1 to 64 of [A-Za-z0-9._+/-].",
-        "Correct the keys of Samples::devices.";
+        "Measures are of devices by their ids, and named by 1 to 64 of [a-z0-9_]; a process is measured once a device.",
+        "Correct the keys of Samples::devices and Samples::processes.";
 }

@@ -91,7 +91,10 @@ impl Set {
             set.clients.push(Client::new(
                 file,
                 settings.exe.clone(),
-                OpenRequest { config },
+                OpenRequest {
+                    config,
+                    ..OpenRequest::default()
+                },
                 deadline,
                 settings.history.clone(),
             ));

@@ -9,7 +9,7 @@ use std::path::{Component, Path};
 
 use divvy_plugin::{
     Amount, Basis, Device, DeviceNode, Discovery, Draw, Edits, Manifest, NodeId, NodeKind,
-    Partitioning, Resources, Samples, Shape, Slice, Slot,
+    Partitioning, Resources, Samples, Shape, Slice, Slot, WatchReply,
 };
 
 use super::rule::Rule;
@@ -33,6 +33,9 @@ const MAX_DEVICES: usize = 16_384;
 const MAX_SLOTS: usize = 256;
 /// More capacities than any device has.
 const MAX_CAPACITIES: usize = 64;
+/// More processes than compute on any device, and more incidents than happen at once.
+const MAX_PROCESSES: usize = 4096;
+const MAX_INCIDENTS: usize = 256;
 /// More kinds of partitions than any device has.
 const MAX_PROFILES: usize = 32;
 
@@ -279,6 +282,14 @@ pub(super) fn discovery(discovery: &Discovery) -> Checked {
                 "{id} has an unprintable or overlong {name}"
             );
         }
+        let pids = &device.processes;
+        ensure!(
+            Rule::Processes,
+            pids.len() <= MAX_PROCESSES
+                && pids.first() != Some(&0)
+                && pids.is_sorted_by(|a, b| a < b),
+            "{id} lists its processes out of order, twice, or more than {MAX_PROCESSES}"
+        );
         for attribute in device.attributes.keys() {
             ensure!(
                 Rule::Texts,
@@ -353,6 +364,11 @@ fn partitioning(device: &Device, p: &Partitioning) -> Checked {
         );
         ensure!(
             Rule::Partitions,
+            profile.serves.len() <= MAX_DRAWS && profile.serves.keys().all(|class| text(class, 64)),
+            "{id}: {slot} serves more than {MAX_DRAWS} classes, or one with an odd name"
+        );
+        ensure!(
+            Rule::Partitions,
             profile.capacities.len() <= MAX_DRAWS,
             "{id}: {slot} uses more than {MAX_DRAWS} capacities"
         );
@@ -380,10 +396,67 @@ pub(super) fn samples(samples: &Samples) -> Checked {
         for name in measures.keys() {
             ensure!(
                 Rule::MeasureNames,
-                text(name, 64),
+                measure(name),
                 "{id} has a measure named {name:?}"
             );
         }
+    }
+    let mut seen = BTreeSet::new();
+    for process in &samples.processes {
+        let (id, pid) = (&process.device, process.pid);
+        ensure!(
+            Rule::MeasureNames,
+            device_id(id) && process.measures.keys().all(|name| measure(name)),
+            "it measures process {pid} on {id:?} by odd names"
+        );
+        ensure!(
+            Rule::MeasureNames,
+            seen.insert((id, pid)),
+            "it measures process {pid} on {id} twice"
+        );
+    }
+    Ok(())
+}
+
+/// Can it be a part of a metric's name?
+fn measure(name: &str) -> bool {
+    let odd = |c: char| !matches!(c, 'a'..='z' | '0'..='9' | '_');
+    (1..=64).contains(&name.len()) && !name.contains(odd)
+}
+
+/// Checks what a watch gave; `known` is what was known before.
+pub(super) fn watch(reply: &WatchReply, known: &Discovery) -> Checked {
+    if let Some(changed) = &reply.changed {
+        discovery(changed)?;
+    }
+    ensure!(
+        Rule::Incidents,
+        reply.incidents.len() <= MAX_INCIDENTS,
+        "it tells of more than {MAX_INCIDENTS} incidents at once"
+    );
+    // A device may be gone by the time that its end is told.
+    let now = reply.changed.iter().chain([known]);
+    let listed: BTreeSet<&str> = now
+        .flat_map(|found| found.devices.iter().map(|device| device.id.as_str()))
+        .collect();
+    for incident in &reply.incidents {
+        let (device, code) = (&incident.device, &incident.code);
+        ensure!(
+            Rule::Incidents,
+            listed.contains(device.as_str()),
+            "something happened to {device:?}, which is not listed"
+        );
+        let odd = |c: char| !matches!(c, 'a'..='z' | '0'..='9' | '-');
+        ensure!(
+            Rule::Incidents,
+            (1..=32).contains(&code.len()) && !code.contains(odd),
+            "{code:?} happened to {device}"
+        );
+        ensure!(
+            Rule::Incidents,
+            printable(&incident.summary, 256),
+            "what it says of {code} is unprintable or overlong"
+        );
     }
     Ok(())
 }
@@ -737,6 +810,7 @@ mod tests {
             size,
             starts: starts.to_vec(),
             capacities: [("memory".to_owned(), Amount::from_units(memory))].into(),
+            serves: BTreeMap::new(),
         };
         let check = |positions, profiles| {
             let said = Discovery {

@@ -94,11 +94,11 @@ impl Plugin for Npu {
         loop {
             let now = self.discover()?;
             if now != request.known {
-                return Ok(WatchReply { changed: Some(now) });
+                return Ok(WatchReply { changed: Some(now), ..WatchReply::default() });
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(WatchReply { changed: None });
+                return Ok(WatchReply::default());
             }
             thread::sleep(left.min(GLANCE));
         }

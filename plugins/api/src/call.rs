@@ -15,6 +15,11 @@ pub struct OpenRequest {
     /// Values for keys of [`Manifest::config`](crate::Manifest::config).
     #[serde(default)]
     pub config: BTreeMap<String, String>,
+    /// A folder that is this plugin's alone: it exists, is root's with mode 0700, and
+    /// outlives hosts, agents and reboots. All hosts of the plugin get the same one, at
+    /// the same time. `None`: nothing can be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
 }
 
 /// A part of one device granted to one workload.
@@ -110,15 +115,69 @@ pub struct WatchRequest {
     pub known: Discovery,
     /// Answer at the latest after this time, ms.
     pub timeout_ms: u64,
+    /// The devices of which workloads hold something now, by id: those to listen to
+    /// most closely.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<String>,
 }
 
 /// Out of `watch`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WatchReply {
     /// The new state if it differs from what was known; `None` after the
-    /// time was up.
+    /// time was up, or where something happened that changed nothing.
     pub changed: Option<Discovery>,
+    /// What happened meanwhile, oldest first; each is told once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incidents: Vec<Incident>,
+}
+
+/// Something that happened to a device, whether or not it changed the device's health.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Incident {
+    /// The device's id.
+    pub device: String,
+    /// The vendor's word for it, of a small set: `xid-79`, `ecc-double-bit`. Characters
+    /// `[a-z0-9-]`, at most 32.
+    pub code: String,
+    /// Whose matter it is.
+    pub class: IncidentClass,
+    /// What happened and what to do, in one sentence.
+    pub summary: String,
+    /// The process that was at fault or hit, in the host's numbers, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Of a device that is cut: where the partition begins that it happened in, where
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u32>,
+}
+
+/// Whose matter an incident is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum IncidentClass {
+    /// Nobody's: for the record.
+    Notice,
+    /// The program's that used the device: the device is as good as before.
+    Application,
+    /// The device's: its health says what follows.
+    Device,
+}
+
+impl IncidentClass {
+    /// Its word, as documents have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Notice => "notice",
+            Self::Application => "application",
+            Self::Device => "device",
+        }
+    }
 }
 
 /// Out of `sample`.
@@ -129,4 +188,20 @@ pub struct Samples {
     /// unit (`memory_used_bytes`, `energy_joules_total`,
     /// `utilization_ratio`); what cannot be measured is absent, never 0.
     pub devices: BTreeMap<String, BTreeMap<String, Amount>>,
+    /// What can be said of single processes: the core finds the workload that each
+    /// belongs to. A device's figure is never a process's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<ProcessSample>,
+}
+
+/// What one process uses of one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ProcessSample {
+    /// The device's id.
+    pub device: String,
+    /// The process, in the host's numbers.
+    pub pid: u32,
+    /// Its measures, named as a device's.
+    pub measures: BTreeMap<String, Amount>,
 }

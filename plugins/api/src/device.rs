@@ -70,6 +70,11 @@ pub struct Device {
     /// The partitions that it can be cut into on demand, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitioning: Option<Partitioning>,
+    /// The processes that compute on it now, ascending, in the host's numbers. While one
+    /// of them is no workload's, nothing new is placed on the device. List none that do
+    /// not stand in a workload's way (those that draw a desktop).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<u32>,
 }
 
 impl Device {
@@ -88,6 +93,7 @@ impl Device {
             links: vec![],
             parent: None,
             partitioning: None,
+            processes: vec![],
         }
     }
 }
@@ -118,6 +124,12 @@ pub struct Profile {
     pub starts: Vec<u32>,
     /// What it uses up of the device's capacities.
     pub capacities: BTreeMap<String, Amount>,
+    /// How much of vendor-neutral classes ([`Slot::class`](crate::Slot::class)) one such
+    /// partition is, at least: bytes of `gpu.mem`, the part of a whole device for `gpu` and
+    /// `gpu.compute`. A request for such amounts at a level that no other slot reaches is
+    /// served by the smallest partition that is enough of each. Empty: by its slot alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub serves: BTreeMap<String, Amount>,
 }
 
 /// A named, exact amount that a device offers.

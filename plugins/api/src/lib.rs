@@ -86,8 +86,8 @@ pub mod v1;
 
 pub use amount::{Amount, AmountError};
 pub use call::{
-    Held, OpenRequest, PrepareRequest, ReleaseRequest, RestoreRequest, Samples, Slice,
-    StartedRequest, WatchReply, WatchRequest,
+    Held, Incident, IncidentClass, OpenRequest, PrepareRequest, ProcessSample, ReleaseRequest,
+    RestoreRequest, Samples, Slice, StartedRequest, WatchReply, WatchRequest,
 };
 pub use device::{
     Attribute, Capacity, Device, Discovery, Health, HealthState, Link, NodeId, NodeKind, NumaNode,

@@ -36,6 +36,7 @@ pub(crate) fn samples(reader: &Reader, topology: &Topology) -> Samples {
         nodes.filter_map(|node| Some((memory_id(node.id), memory_measures(reader, node)?)));
     Samples {
         devices: cores.chain(memory).collect(),
+        ..Samples::default()
     }
 }
 

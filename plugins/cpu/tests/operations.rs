@@ -266,6 +266,7 @@ fn watch_sees_a_cpu_go() {
         let request = WatchRequest {
             known: known.clone(),
             timeout_ms: 0,
+            held: vec![],
         };
         plugin.watch(&request).unwrap().changed
     };

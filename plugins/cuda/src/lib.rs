@@ -158,14 +158,17 @@ impl Plugin for CudaPlugin {
             let signs = self.root.signs();
             let now = self.discover()?;
             if now != request.known {
-                return Ok(WatchReply { changed: Some(now) });
+                return Ok(WatchReply {
+                    changed: Some(now),
+                    ..WatchReply::default()
+                });
             }
             let next = (Instant::now() + LOOK).min(end);
             while Instant::now() < next && self.root.signs() == signs {
                 thread::sleep(GLANCE.min(next.saturating_duration_since(Instant::now())));
             }
             if Instant::now() >= end {
-                return Ok(WatchReply { changed: None });
+                return Ok(WatchReply::default());
             }
         }
     }

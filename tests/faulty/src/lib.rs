@@ -114,7 +114,7 @@ impl Plugin for Faulty {
         if lies {
             match self.fault.mode() {
                 "restless" => changed = Some(request.known.clone()),
-                "impatient" => return Ok(WatchReply { changed: None }),
+                "impatient" => return Ok(WatchReply::default()),
                 "deaf" => changed = None,
                 _ => {}
             }
@@ -122,7 +122,11 @@ impl Plugin for Faulty {
         if changed.is_none() {
             std::thread::sleep(end.saturating_duration_since(Instant::now()));
         }
-        Ok(WatchReply { changed })
+        let incidents = match self.fault.mode() {
+            "incident-nowhere" if lies => vec![lie::incident()],
+            _ => vec![],
+        };
+        Ok(WatchReply { changed, incidents })
     }
 
     fn prepare(&self, request: &PrepareRequest) -> Result<Edits, PluginError> {
@@ -170,6 +174,7 @@ impl Plugin for Faulty {
         let measured = || [("utilization_ratio".to_owned(), Amount::ONE)].into();
         let mut samples = Samples {
             devices: UNITS.map(|(id, _)| (id.to_owned(), measured())).into(),
+            ..Samples::default()
         };
         if lies {
             lie::in_samples(self.fault.mode(), &mut samples);

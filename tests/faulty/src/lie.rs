@@ -2,7 +2,8 @@
 
 use divvy_plugin::{
     Amount, Attribute, Capacity, CpuQuota, DefaultAmount, Discovery, Edits, EnvVar, Health,
-    HealthState, Link, Manifest, Mount, NodeKind, NumaNode, Partitioning, Profile, Samples,
+    HealthState, Incident, IncidentClass, Link, Manifest, Mount, NodeKind, NumaNode, Partitioning,
+    Profile, Samples,
 };
 
 use crate::{UNITS, node};
@@ -45,6 +46,7 @@ pub(crate) fn in_discovery(mode: &str, found: &mut Discovery) {
     match mode {
         "duplicate-id" => found.devices[1].id = found.devices[0].id.clone(),
         "bad-id" => first.id = "unit a\n".into(),
+        "processes-twice" => first.processes = vec![7, 7],
         "empty-id" => first.id = String::new(),
         "reserved-over-total" => {
             for capacity in first.capacities.values_mut() {
@@ -68,6 +70,7 @@ pub(crate) fn in_discovery(mode: &str, found: &mut Discovery) {
                 size: 2,
                 starts: vec![if mode == "bad-partition" { 3 } else { 2 }],
                 capacities: [("units".to_owned(), Amount::ONE)].into(),
+                serves: Default::default(),
             };
             first.partitioning = Some(Partitioning {
                 positions: 4,
@@ -184,6 +187,18 @@ pub(crate) fn in_edits(mode: &str, edits: &mut Edits) {
                 .insert("faulty/x".into(), "\x1b[31m".into()),
         ),
         _ => {}
+    }
+}
+
+/// Something that happened to a device that is not there.
+pub(crate) fn incident() -> Incident {
+    Incident {
+        device: "nowhere".into(),
+        code: "odd".into(),
+        class: IncidentClass::Device,
+        summary: "it vanished".into(),
+        pid: None,
+        start: None,
     }
 }
 

@@ -107,6 +107,7 @@ fn machine(input: &Input) -> Inventory {
                 size,
                 starts: (0..=positions - size).collect(),
                 capacities: BTreeMap::new(),
+                serves: BTreeMap::new(),
             });
             gpu.device.partitioning = Some(Partitioning {
                 positions,

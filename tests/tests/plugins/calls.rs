@@ -58,6 +58,7 @@ async fn a_watch_keeps_nobody_else_waiting() {
     let request = WatchRequest {
         known,
         timeout_ms: 2_000,
+        held: vec![],
     };
     let began = Instant::now();
     let (_, others) = tokio::join!(faulty.watch(&request), async {

@@ -76,6 +76,7 @@ async fn call(plugin: &Client, op: &str) -> Result<(), CallError> {
             let request = WatchRequest {
                 known: Discovery::default(),
                 timeout_ms: 1,
+                held: vec![],
             };
             plugin.watch(&request).await.map(drop)
         }

@@ -7,6 +7,8 @@ mod oracle;
 mod properties;
 mod rules;
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::model::{
     Capacity, DefaultAmount, Device, Draw, EnforcementLevel, Inventory, Link, Manifest, NumaNode,
@@ -207,6 +209,7 @@ fn gpus(count: u32, node_count: u32) -> Inventory {
                     ),
                 ]
                 .into(),
+                serves: BTreeMap::new(),
             })
             .collect(),
     };

@@ -177,6 +177,7 @@ impl Bench {
     pub(in crate::plugin) fn open_request(&self) -> OpenRequest {
         OpenRequest {
             config: self.subject.config.clone(),
+            ..OpenRequest::default()
         }
     }
 
@@ -198,6 +199,7 @@ impl Bench {
         let lies = match op {
             Op::Prepare => super::prepare::lies(self).await,
             Op::Sample => super::sample::lies(self).await,
+            Op::Watch => super::watch::lies(self).await,
             _ => self.survey().await.lies_in(op),
         };
         let lies = Rc::new(lies);

@@ -46,6 +46,7 @@ async fn provoke(bench: &mut Bench) -> Checked {
     let at_once = WatchRequest {
         known: found,
         timeout_ms: 0,
+        held: vec![],
     };
     host.say(Op::Watch, &at_once).await;
     host.say(Op::Sample, &()).await;

@@ -64,7 +64,15 @@ async fn unknown_key(bench: &mut Bench) -> Checked {
     let mut config: BTreeMap<_, _> = bench.subject.config.clone();
     config.insert("no-such-setting".into(), "1".into());
     let mut host = bench.loaded().await?;
-    let error = host.ask_in_vain(Op::Open, &OpenRequest { config }).await?;
+    let error = host
+        .ask_in_vain(
+            Op::Open,
+            &OpenRequest {
+                config,
+                ..OpenRequest::default()
+            },
+        )
+        .await?;
     match error.code {
         ErrorCode::Invalid => Ok(()),
         ErrorCode::Absent => skipped(format!("not here: {}", error.message)),

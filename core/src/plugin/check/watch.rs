@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use divvy_plugin::{Discovery, WatchReply, WatchRequest};
 
-use super::bench::{Bench, Checked, Host, Reply, failed};
+use super::bench::{Bench, Checked, Host, Lied, Reply, failed};
 use super::{Check, check, same};
+use crate::plugin::validate;
 use crate::plugin::wire::Op;
 
 /// How long a watch is asked to wait.
@@ -42,6 +43,7 @@ fn request(known: Discovery, wait: Duration) -> WatchRequest {
     WatchRequest {
         known,
         timeout_ms: u64::try_from(wait.as_millis()).unwrap_or(0),
+        held: vec![],
     }
 }
 
@@ -68,6 +70,14 @@ async fn watched(bench: &mut Bench) -> Checked<(WatchReply, Duration)> {
             after.as_millis()
         )),
     }
+}
+
+/// What validation says of it.
+pub(super) async fn lies(bench: &mut Bench) -> Checked<Vec<Lied>> {
+    let known = bench.survey().await.found()?;
+    let (reply, _) = watched(bench).await?;
+    let lie = validate::watch(&reply, &known).err();
+    Ok(lie.map(|lie| (lie, bench.last())).into_iter().collect())
 }
 
 async fn timeout(bench: &mut Bench) -> Checked {

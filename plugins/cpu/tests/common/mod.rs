@@ -142,7 +142,10 @@ pub(crate) fn open(root: &Path, settings: &[(&str, &str)]) -> Result<CpuPlugin, 
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect();
     config.insert("root".into(), root.to_str().unwrap().into());
-    CpuPlugin::open(&OpenRequest { config })
+    CpuPlugin::open(&OpenRequest {
+        config,
+        ..OpenRequest::default()
+    })
 }
 
 /// `slot device amount`
