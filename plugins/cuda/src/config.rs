@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use divvy_plugin::ConfigKey;
 
 use crate::error::Error;
+use crate::xid::{self, Overrides};
 
 /// The settings, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,10 @@ pub(crate) struct Config {
     pub(crate) nvidia_smi: bool,
     /// Refuse images whose `NVIDIA_REQUIRE_*` this driver does not meet?
     pub(crate) require: bool,
+    /// What follows from single XIDs, where the operator knows better.
+    pub(crate) xid: Overrides,
+    /// How often all GPUs are asked how they are.
+    pub(crate) look: Duration,
 }
 
 /// The settings and what they do, for the manifest.
@@ -45,6 +51,14 @@ pub(crate) fn keys() -> Vec<ConfigKey> {
             "require",
             "check: refuse images whose NVIDIA_REQUIRE_* this driver does not meet (default); ignore: run them",
         ),
+        (
+            "xid",
+            "what follows from an XID, as CODE=OUTCOME,…; outcomes: ignore, application, reset, replace; default: NVIDIA's catalog",
+        ),
+        (
+            "look_s",
+            "how often an agent asks all GPUs how they are, seconds, 1 to 3600; default 5",
+        ),
     ]
     .map(|(name, summary)| ConfigKey {
         name: name.into(),
@@ -62,6 +76,8 @@ impl Config {
             cuda: None,
             nvidia_smi: false,
             require: true,
+            xid: Overrides::new(),
+            look: Duration::from_secs(5),
         };
         for (key, value) in settings {
             match key.as_str() {
@@ -70,6 +86,8 @@ impl Config {
                 "cuda" => config.cuda = Some(value.into()),
                 "nvidia_smi" => config.nvidia_smi = choice(key, value, ["no", "yes"])?,
                 "require" => config.require = choice(key, value, ["ignore", "check"])?,
+                "xid" => config.xid = xid::overrides(value)?,
+                "look_s" => config.look = seconds(key, value)?,
                 _ => return Err(Error::UnknownKey(key.clone())),
             }
         }
@@ -94,6 +112,19 @@ fn choice(key: &str, value: &str, [no, yes]: [&'static str; 2]) -> Result<bool, 
     }
 }
 
+fn seconds(key: &str, value: &str) -> Result<Duration, Error> {
+    let seconds = value
+        .parse()
+        .ok()
+        .filter(|seconds| (1..=3600).contains(seconds));
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| Error::Seconds {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +142,9 @@ mod tests {
             ("require", ""),
             ("root", "/no/such/folder"),
             ("gpus", "all"),
+            ("xid", "79"),
+            ("look_s", "0"),
+            ("look_s", "5s"),
         ] {
             assert!(parse(key, value).is_err(), "{key}={value}");
         }

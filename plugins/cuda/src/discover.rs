@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use divvy_plugin::{
-    Amount, Attribute, Capacity, Device, Discovery, Health, HealthState, NodeId, NodeKind, Value,
-};
+use divvy_plugin::{Amount, Attribute, Capacity, Device, Discovery, NodeId, NodeKind, Value};
 
-use crate::identity::{Found, UNLISTED, identify};
+use crate::conditions::{Condition, Kept, Now, settle};
+use crate::identity::{Found, identify};
 use crate::links::{Placed, links};
 use crate::nvml::{Gpu, Instance, Memory, NvLink, Reading, Virtualization};
 use crate::root::{Majors, Root};
@@ -22,6 +21,8 @@ pub(crate) struct Unit {
     pub(crate) visible: Vec<String>,
     /// Where on the bus, for an order that stays.
     pub(crate) address: String,
+    /// Of a GPU instance, its number.
+    pub(crate) gi: Option<u32>,
     /// The nodes that it needs, with their paths.
     pub(crate) nodes: Vec<(String, NodeId)>,
 }
@@ -50,14 +51,18 @@ impl Machine {
     }
 }
 
-/// Puts together what NVML and the kernel say.
-pub(crate) fn machine(root: &Root, reading: Reading) -> Machine {
+/// Puts together what NVML and the kernel say, and what is remembered.
+pub(crate) fn machine(root: &Root, reading: Reading, kept: &Kept) -> Machine {
     let mut warnings = reading.warnings;
     let known = root.known();
     let has_node = |minor: u32| root.node(&format!("dev/nvidia{minor}")).is_some();
     let gpus = identify(reading.gpus, known, has_node, &mut warnings);
+    let now = Now::here();
+    let conditions = kept.update(&mut warnings, |before| settle(before, &gpus, &now));
     let facts = Facts {
         root,
+        kept,
+        conditions,
         majors: root.majors(),
         driver: reading.driver.clone(),
         cuda_version: reading.cuda.clone(),
@@ -102,6 +107,9 @@ fn switched(root: &Root, gpu: &Gpu) -> usize {
 /// What is the same for all GPUs.
 pub(crate) struct Facts<'a> {
     pub(crate) root: &'a Root,
+    pub(crate) kept: &'a Kept,
+    /// What happened to GPUs and is not over.
+    pub(crate) conditions: Vec<Condition>,
     /// `None`: the kernel's list cannot be read.
     pub(crate) majors: Option<Majors>,
     driver: Option<String>,
@@ -123,6 +131,7 @@ impl Facts<'_> {
             health: self.health(found, &nodes),
             attributes: self.attributes(found, "", &whole),
             nodes: nodes.iter().map(|(_, node)| *node).collect(),
+            processes: computing(gpu, None),
             ..Device::new(&found.id, "gpu", &found.model)
         };
         if !cut {
@@ -143,6 +152,7 @@ impl Facts<'_> {
         Unit {
             visible: found.uuid.clone().into_iter().collect(),
             address: found.address.clone(),
+            gi: None,
             device,
             nodes,
         }
@@ -214,69 +224,6 @@ impl Facts<'_> {
         })
     }
 
-    fn health(&self, found: &Found, nodes: &[(String, NodeId)]) -> Health {
-        let gpu = &found.gpu;
-        let has = |name: &str| nodes.iter().any(|(path, _)| path == name);
-        let own = found.minor.map(|minor| format!("/dev/nvidia{minor}"));
-        let ill = |reason: String| Health {
-            state: HealthState::Unhealthy,
-            reason: Some(reason),
-        };
-        if gpu.lost.as_deref() == Some(UNLISTED) {
-            let node = own.unwrap_or_else(|| "its device node".into());
-            return ill(format!(
-                "the kernel has it and NVML does not list it: {node} may be missing or closed to this user (nvidia-modprobe -c={} makes it), or the driver was told to leave it out",
-                found.minor.unwrap_or(0)
-            ));
-        }
-        if let Some(why) = &gpu.lost {
-            return ill(format!(
-                "NVML cannot use it ({why}): look for `Xid` in dmesg; it may need a reset, or the machine a restart"
-            ));
-        }
-        if let Some(what) = &gpu.trouble {
-            return ill(format!(
-                "what must be known of it is not ({what}): nvidia-smi -q says more; it may need a reset"
-            ));
-        }
-        if self.root.under("dev/dxg").exists() {
-            return ill(
-                "it is reached through /dev/dxg, as WSL does it, which is not supported yet".into(),
-            );
-        }
-        if !own.is_some_and(|own| has(&own)) || !has("/dev/nvidiactl") {
-            return ill("the numbers of its device nodes are not to be found in /proc/devices nor /dev; nvidia-modprobe makes them".into());
-        }
-        if !has("/dev/nvidia-uvm") {
-            return ill("the module nvidia-uvm is not loaded, without which no CUDA program runs: nvidia-modprobe -u -c=0, or modprobe nvidia-uvm".into());
-        }
-        if gpu.prohibited {
-            return ill("its compute mode is Prohibited: nvidia-smi -c DEFAULT".into());
-        }
-        if gpu.waits_for_fabric {
-            return ill("it has not joined its NVLink fabric, without which no CUDA program runs: systemctl status nvidia-fabricmanager".into());
-        }
-        if gpu.virtualization == Some(Virtualization::Host) {
-            return ill(
-                "it serves virtual machines (vGPU), whose parts are not to be cut again".into(),
-            );
-        }
-        if let Some(mig) = gpu.mig
-            && (mig.on != mig.pending || mig.on && gpu.instances.is_empty())
-        {
-            let reason = match (mig.on, mig.pending) {
-                (true, true) => "MIG is on and it has no instances: nvidia-smi mig -cgi PROFILE -C",
-                (_, true) => "MIG will be on after its next reset",
-                (_, false) => "MIG will be off after its next reset",
-            };
-            return Health {
-                state: HealthState::Degraded,
-                reason: Some(reason.into()),
-            };
-        }
-        Health::healthy()
-    }
-
     /// The same attributes for every device, so that a selector that holds for one
     /// can be asked of all; what is not known is 0, "" or false.
     pub(crate) fn attributes(
@@ -341,6 +288,20 @@ impl Facts<'_> {
         .map(|(name, value)| (name.to_owned(), value))
         .into()
     }
+}
+
+/// The programs on a GPU that is not cut, or on one of its GPU instances.
+pub(crate) fn computing(gpu: &Gpu, gi: Option<u32>) -> Vec<u32> {
+    if gi.is_none() && gpu.mig.is_some_and(|mig| mig.on) {
+        return vec![];
+    }
+    let all = gpu.vitals.computing.iter().flatten();
+    let mut pids: Vec<u32> = all
+        .filter(|(pid, on)| *on == gi && *pid != 0)
+        .map(|(pid, _)| *pid)
+        .collect();
+    pids.dedup();
+    pids
 }
 
 pub(crate) fn char_node(major: u32, minor: u32) -> NodeId {

@@ -59,6 +59,19 @@ pub(crate) enum Error {
         /// And the other.
         other: &'static str,
     },
+    /// `cuda.xid` with something that is no number and outcome.
+    #[error(
+        "cuda.xid: {0:?} is not CODE=OUTCOME; outcomes are ignore, application, reset and replace, as in 63=reset,48=ignore"
+    )]
+    BadXid(String),
+    /// A setting that is no time.
+    #[error("cuda.{key}={value}: it is a number of seconds from 1 to 3600")]
+    Seconds {
+        /// The setting.
+        key: String,
+        /// What it was set to.
+        value: String,
+    },
     /// The root folder.
     #[error("cuda.root={0}: there is no such folder")]
     NoRoot(String),
@@ -137,7 +150,9 @@ impl From<Error> for PluginError {
             | Error::Count(_)
             | Error::Ill { .. } => ErrorCode::Driver,
             Error::NoCuda(_) | Error::NoSmi(_) | Error::Requires { .. } => ErrorCode::Unsupported,
-            Error::UnknownKey(_)
+            Error::BadXid(_)
+            | Error::Seconds { .. }
+            | Error::UnknownKey(_)
             | Error::Choice { .. }
             | Error::NoRoot(_)
             | Error::NoSlices

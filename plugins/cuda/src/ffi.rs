@@ -3,11 +3,14 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_uint;
+use std::time::Duration;
 
-use nvml_wrapper::Device;
+use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
+use nvml_wrapper::{Device, EventSet};
 use nvml_wrapper_sys::bindings::{
-    NvmlLib, nvmlGpuFabricInfo_t, nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH,
+    NvmlLib, nvmlEventData_t, nvmlGpuFabricInfo_t,
+    nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_UNKNOWN, nvmlMemory_t,
 };
 
@@ -81,4 +84,56 @@ pub(crate) fn leads_to_switch(
     // SAFETY: the handle is of this library, and `kind` outlives the call.
     nvml_try(unsafe { call(device.handle(), link, &raw mut kind) })?;
     Ok(kind == nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH)
+}
+
+/// A device's number within this process, by which events name it. A GPU that is gone
+/// does not say its UUID any more.
+pub(crate) fn number(device: &Device<'_>) -> usize {
+    // SAFETY: the handle is compared and never used.
+    unsafe { device.handle() }.addr()
+}
+
+/// Has a set tell a device's events. (The safe layer frees the set if one device of
+/// several cannot be told of.)
+pub(crate) fn register(
+    nvml: &NvmlLib,
+    device: &Device<'_>,
+    types: EventTypes,
+    set: &EventSet<'_>,
+) -> Result<(), NvmlError> {
+    let call = nvml_sym(nvml.nvmlDeviceRegisterEvents.as_ref())?;
+    // SAFETY: both handles are of this library, and the set outlives the call.
+    nvml_try(unsafe { call(device.handle(), types.bits(), set.handle()) })
+}
+
+/// An event.
+pub(crate) struct Event {
+    /// As [`number`] has it.
+    pub(crate) device: usize,
+    pub(crate) types: EventTypes,
+    pub(crate) data: u64,
+    /// The GPU instance, where it is one's.
+    pub(crate) gi: Option<u32>,
+}
+
+/// Waits for a set's next event. (The safe layer does not say of which MIG instance it
+/// is.)
+pub(crate) fn wait(nvml: &NvmlLib, set: &EventSet<'_>, time: Duration) -> Result<Event, NvmlError> {
+    let call = nvml_sym(nvml.nvmlEventSetWait_v2.as_ref())?;
+    let mut data = nvmlEventData_t {
+        device: std::ptr::null_mut(),
+        eventType: 0,
+        eventData: 0,
+        gpuInstanceId: u32::MAX,
+        computeInstanceId: u32::MAX,
+    };
+    let ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    // SAFETY: the set is of this library, and `data` outlives the call.
+    nvml_try(unsafe { call(set.handle(), &raw mut data, ms) })?;
+    Ok(Event {
+        device: data.device.addr(),
+        types: EventTypes::from_bits_truncate(data.eventType),
+        data: data.eventData,
+        gi: Some(data.gpuInstanceId).filter(|gi| *gi != u32::MAX),
+    })
 }

@@ -13,52 +13,56 @@
 //! a part of a GPU more firmly limited than it is: parts are advisory, MIG instances
 //! and whole GPUs the hardware's.
 //!
-//! One idea per module: `root`, `libraries`, `nvml` and `ffi` read; `identity`, `links`,
-//! `mig` and `discover` understand; `slots` is what can be asked for; `prepare` and
-//! `require` are the way into a container.
+//! One idea per module: `root`, `libraries`, `nvml`, `kmsg`, `listen` and `ffi` read;
+//! `identity`, `links`, `mig`, `health`, `xid`, `conditions` and `discover` understand;
+//! `watch` waits; `slots` is what can be asked for; `prepare` and `require` are the way
+//! into a container.
 
 #![deny(unsafe_code)]
 
+mod conditions;
 mod config;
 mod discover;
 mod error;
 mod ffi;
+mod health;
 mod identity;
+mod kmsg;
 mod libraries;
 mod links;
+mod listen;
 mod mig;
 mod nvml;
 mod prepare;
 mod require;
 mod root;
 mod slots;
+mod watch;
+mod xid;
 
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
 
 use divvy_plugin::{
     Discovery, Edits, Manifest, OpenRequest, Plugin, PluginError, PrepareRequest, ReleaseRequest,
     RestoreRequest, WatchReply, WatchRequest,
 };
 
+use conditions::Kept;
 use config::Config;
 use discover::Machine;
 use error::Error;
 use prepare::Grant;
 use root::Root;
-
-/// How often all is asked while nothing cheaper says that something changed. Each
-/// time NVML is started: it must not stay open (see [`CudaPlugin::machine`]).
-const LOOK: Duration = Duration::from_secs(5);
-/// How often the kernel's files are looked at in between.
-const GLANCE: Duration = Duration::from_millis(500);
+use watch::Watching;
 
 /// The plugin, opened.
 #[derive(Debug)]
 pub struct CudaPlugin {
     config: Config,
     root: Root,
+    kept: Kept,
+    watching: Mutex<Watching>,
 }
 
 /// The driver's libraries, as they are now.
@@ -86,7 +90,11 @@ impl CudaPlugin {
     fn machine(&self, libraries: &Libraries) -> Result<Machine, Error> {
         self.same_version(libraries)?;
         let nvml = nvml::start(&self.root, &libraries.nvml)?;
-        Ok(discover::machine(&self.root, nvml::read(&nvml)?))
+        Ok(discover::machine(
+            &self.root,
+            nvml::read(&nvml)?,
+            &self.kept,
+        ))
     }
 
     /// Libraries of another version than the kernel's part fail in the container,
@@ -145,6 +153,8 @@ impl Plugin for CudaPlugin {
         Ok(Self {
             root: Root::new(&config.root),
             config,
+            kept: Kept::in_folder(request.state.as_deref()),
+            watching: Mutex::default(),
         })
     }
 
@@ -153,24 +163,9 @@ impl Plugin for CudaPlugin {
     }
 
     fn watch(&self, request: &WatchRequest) -> Result<WatchReply, PluginError> {
-        let end = Instant::now() + Duration::from_millis(request.timeout_ms);
-        loop {
-            let signs = self.root.signs();
-            let now = self.discover()?;
-            if now != request.known {
-                return Ok(WatchReply {
-                    changed: Some(now),
-                    ..WatchReply::default()
-                });
-            }
-            let next = (Instant::now() + LOOK).min(end);
-            while Instant::now() < next && self.root.signs() == signs {
-                thread::sleep(GLANCE.min(next.saturating_duration_since(Instant::now())));
-            }
-            if Instant::now() >= end {
-                return Ok(WatchReply::default());
-            }
-        }
+        let watching = self.watching.lock();
+        let mut watching = watching.unwrap_or_else(PoisonError::into_inner);
+        Ok(self.wait(&mut watching, request)?)
     }
 
     /// Reads the machine anew: instances come and go.

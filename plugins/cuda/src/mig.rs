@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use divvy_plugin::{Amount, Capacity, Device, Health, HealthState};
 
-use crate::discover::{Facts, Unit, char_node};
+use crate::discover::{Facts, Unit, char_node, computing};
 use crate::identity::Found;
 use crate::nvml::{Instance, Memory};
 use crate::slots::{INSTANCE, MEMORY, capacity_of};
@@ -99,6 +99,7 @@ impl Facts<'_> {
                 capacities,
                 nodes: nodes.iter().map(|(_, node)| *node).collect(),
                 parent: Some(found.id.clone()),
+                processes: computing(&found.gpu, Some(gi)),
                 ..Device::new(
                     id.unwrap_or_else(|| format!("{}/gi{gi}", found.id)),
                     "mig",
@@ -107,6 +108,7 @@ impl Facts<'_> {
             },
             visible: names,
             address: found.address.clone(),
+            gi: Some(gi),
             nodes,
         })
     }

@@ -6,6 +6,8 @@
 //! starting it would load modules, open every GPU and stay in the way of whoever
 //! wants to reset one, for facts that NVML knows too.
 
+mod vitals;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -18,6 +20,8 @@ use crate::error::Error;
 use crate::ffi;
 use crate::libraries;
 use crate::root::{Root, is_uuid};
+
+pub(crate) use vitals::{Action, Vitals};
 
 /// A driver and its GPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +77,7 @@ pub(crate) struct Gpu {
     pub(crate) fabric: Option<(String, u32)>,
     /// Does it belong to a fabric that it has not joined yet?
     pub(crate) waits_for_fabric: bool,
+    pub(crate) vitals: Vitals,
 }
 
 /// Bytes.
@@ -275,6 +280,7 @@ impl<'a> Asker<'a> {
             // Refused while MIG is on.
             self.nvlinks();
         }
+        self.vitals();
         let index = self.gpu.index;
         let name = self.gpu.address.clone();
         let name = name.unwrap_or_else(|| format!("number {index}"));

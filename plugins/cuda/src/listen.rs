@@ -1,0 +1,170 @@
+//! Events of GPUs, as NVML tells them.
+//!
+//! Whoever listens has NVML started and the GPU open. So only those are listened to of
+//! which workloads hold something, and never while all are looked at: NVML keeps what
+//! one part of a process has opened until every part has ended it, and an idle GPU that
+//! is open can be neither reset nor cut by anybody.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nvml_wrapper::bitmasks::event::EventTypes;
+
+use crate::ffi;
+use crate::nvml;
+use crate::root::Root;
+use crate::xid;
+
+/// How long NVML waits at a time: so long a listener may take to end.
+const TURN: Duration = Duration::from_millis(50);
+
+/// A GPU to listen to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ear {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its PCI address.
+    pub(crate) address: String,
+}
+
+/// What NVML told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// The GPU's id.
+    pub(crate) gpu: String,
+    /// The XID.
+    pub(crate) xid: u64,
+    /// The GPU instance, where it is one's.
+    pub(crate) gi: Option<u32>,
+    /// The process, where it is known: the kernel's log has it.
+    pub(crate) pid: Option<u32>,
+}
+
+/// A thread that listens; ends with this.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) ears: Vec<Ear>,
+    heard: Receiver<Heard>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Listens to these; comes back when it does.
+    pub(crate) fn start(root: &Root, library: PathBuf, ears: Vec<Ear>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (tell, heard) = channel();
+        let (ready, listens) = channel();
+        let thread = {
+            let (root, ears, over) = (root.clone(), ears.clone(), Arc::clone(&over));
+            thread::spawn(move || listen(&root, &library, &ears, &tell, &over, &ready))
+        };
+        // Whether it succeeded or not, it hangs up.
+        let _ = listens.recv();
+        Self {
+            ears,
+            heard,
+            over,
+            thread: Some(thread),
+        }
+    }
+
+    /// What is heard until then: comes back with the first, and what came with it.
+    pub(crate) fn until(&self, end: Instant) -> Vec<Heard> {
+        let left = end.saturating_duration_since(Instant::now());
+        match self.heard.recv_timeout(left) {
+            Ok(first) => [first].into_iter().chain(self.heard.try_iter()).collect(),
+            Err(RecvTimeoutError::Timeout) => vec![],
+            // It could not listen, or does no more: what is looked at must do.
+            Err(RecvTimeoutError::Disconnected) => {
+                thread::sleep(end.saturating_duration_since(Instant::now()));
+                vec![]
+            }
+        }
+    }
+
+    /// Ends it: nothing is open then. What it heard last comes back.
+    pub(crate) fn end(mut self) -> Vec<Heard> {
+        self.stop();
+        self.heard.try_iter().collect()
+    }
+
+    fn stop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of its own is its end as well.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn listen(
+    root: &Root,
+    library: &std::path::Path,
+    ears: &[Ear],
+    tell: &Sender<Heard>,
+    over: &AtomicBool,
+    ready: &Sender<()>,
+) {
+    let Ok(nvml) = nvml::start(root, library) else {
+        return;
+    };
+    let Ok(set) = nvml.create_event_set() else {
+        return;
+    };
+    let wanted = EventTypes::CRITICAL_XID_ERROR | EventTypes::DOUBLE_BIT_ECC_ERROR;
+    let mut known = vec![];
+    for ear in ears {
+        let Ok(device) = nvml.device_by_pci_bus_id(ear.address.as_str()) else {
+            continue;
+        };
+        let has = device
+            .supported_event_types()
+            .unwrap_or(EventTypes::CRITICAL_XID_ERROR);
+        if ffi::register(nvml.lib(), &device, wanted & has, &set).is_ok() {
+            known.push((ffi::number(&device), ear.id.clone()));
+        }
+    }
+    if known.is_empty() || ready.send(()).is_err() {
+        return;
+    }
+    while !over.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        let event = match ffi::wait(nvml.lib(), &set, TURN) {
+            Ok(event) => event,
+            // Of a GPU that is gone, NVML may say no more than that, at once.
+            Err(_) => {
+                thread::sleep(TURN.saturating_sub(began.elapsed()));
+                continue;
+            }
+        };
+        let Some((_, gpu)) = known.iter().find(|(number, _)| *number == event.device) else {
+            continue;
+        };
+        let xid = match event.types {
+            types if types.contains(EventTypes::CRITICAL_XID_ERROR) => event.data,
+            // The same by another name; where both are told they are one.
+            types if types.contains(EventTypes::DOUBLE_BIT_ECC_ERROR) => xid::DOUBLE_BIT,
+            _ => continue,
+        };
+        let heard = Heard {
+            gpu: gpu.clone(),
+            xid,
+            gi: event.gi,
+            pid: None,
+        };
+        if tell.send(heard).is_err() {
+            return;
+        }
+    }
+}

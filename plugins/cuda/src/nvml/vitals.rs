@@ -1,0 +1,153 @@
+//! How a GPU does.
+
+use std::thread;
+use std::time::Duration;
+
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
+use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper_sys::bindings::field_id::{
+    NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, NVML_FI_DEV_REMAPPED_FAILURE, NVML_FI_DEV_REMAPPED_PENDING,
+};
+
+use super::Asker;
+
+/// How a GPU does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Vitals {
+    /// What it needs by the driver's word; `None`: drivers before 570 do not say.
+    pub(crate) action: Option<Action>,
+    /// mJ since it was reset, or the driver loaded.
+    pub(crate) energy_mj: Option<u64>,
+    /// A row of its memory will be remapped when it is reset.
+    pub(crate) remap_pending: bool,
+    /// Rows of its memory can be remapped no more.
+    pub(crate) remap_failed: bool,
+    /// It is slower than it could be, for heat.
+    pub(crate) hot: bool,
+    /// Programs that compute on it, with the GPU instance that each is in; `None`: the
+    /// driver does not say.
+    pub(crate) computing: Option<Vec<(u32, Option<u32>)>>,
+    /// Bytes that are used though no program is on it.
+    pub(crate) leftover: Option<u64>,
+}
+
+/// What a GPU needs before it can be used (nvml.h, `nvmlDeviceGpuRecoveryAction_t`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Nothing.
+    None,
+    /// To be reset.
+    Reset,
+    /// A restart of the machine.
+    Reboot,
+    /// Programs that use other GPUs over NVLink are to end.
+    Drain,
+    /// That, and to be reset.
+    DrainAndReset,
+    /// Something that this version of the plugin does not know.
+    Other,
+}
+
+impl Action {
+    fn of(number: u64) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Reset,
+            2 | 7 => Self::Reboot,
+            3 => Self::Drain,
+            4 => Self::DrainAndReset,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What an idle GPU may have in use: drivers keep a little for themselves that they do
+/// not count as reserved (seen in captures: up to 20 MiB).
+const IDLE: u64 = 256 << 20;
+/// What a program that ended had is given back a moment later.
+const AGAIN: (u32, Duration) = (3, Duration::from_millis(100));
+
+impl Asker<'_> {
+    pub(super) fn vitals(&mut self) {
+        let ids = [
+            NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
+            NVML_FI_DEV_REMAPPED_PENDING,
+            NVML_FI_DEV_REMAPPED_FAILURE,
+        ];
+        let fields = self.ask("condition", |gpu| gpu.field_values_for(&ids.map(FieldId)));
+        let mut values = fields.into_iter().flatten().map(|field| {
+            let value = field.ok()?.value.ok()?;
+            number(&value)
+        });
+        let mut next = || values.next().flatten();
+        let (action, pending, failed) = (next(), next(), next());
+        let energy_mj = self.ask("energy", nvml_wrapper::Device::total_energy_consumption);
+        let throttle = self.ask("clocks", nvml_wrapper::Device::current_throttle_reasons);
+        let heat = ThrottleReasons::HW_THERMAL_SLOWDOWN | ThrottleReasons::SW_THERMAL_SLOWDOWN;
+        self.gpu.vitals = Vitals {
+            action: action.map(Action::of),
+            energy_mj,
+            remap_pending: pending == Some(1),
+            remap_failed: failed == Some(1),
+            hot: throttle.is_some_and(|reasons| reasons.intersects(heat)),
+            computing: self.computing(),
+            leftover: None,
+        };
+        self.gpu.vitals.leftover = self.leftover();
+    }
+
+    fn computing(&mut self) -> Option<Vec<(u32, Option<u32>)>> {
+        // The call that drivers before 510 have is another.
+        let processes = self.ask("programs", |gpu| {
+            gpu.running_compute_processes()
+                .or_else(|error| match error {
+                    NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound => {
+                        gpu.running_compute_processes_v2()
+                    }
+                    error => Err(error),
+                })
+        });
+        let mut processes: Vec<_> = processes?
+            .into_iter()
+            .map(|process| (process.pid, process.gpu_instance_id))
+            .collect();
+        processes.sort_unstable();
+        processes.dedup();
+        Some(processes)
+    }
+
+    /// Memory that is nobody's. Only where it is known that nobody is there, and by the
+    /// call that leaves out what the driver keeps.
+    fn leftover(&mut self) -> Option<u64> {
+        if !self.gpu.vitals.computing.as_ref()?.is_empty() || self.gpu.mig.is_some_and(|mig| mig.on)
+        {
+            return None;
+        }
+        let drawing = self.ask("programs", |gpu| gpu.running_graphics_processes());
+        if !drawing?.is_empty() {
+            return None;
+        }
+        let used = |asker: &mut Self| {
+            let memory = asker.ask("memory", nvml_wrapper::Device::memory_info)?;
+            let most = IDLE.max(memory.total / 100);
+            Some(memory.used).filter(|used| *used > most)
+        };
+        let (times, pause) = AGAIN;
+        for _ in 0..times {
+            used(self)?;
+            thread::sleep(pause);
+        }
+        used(self)
+    }
+}
+
+fn number(value: &SampleValue) -> Option<u64> {
+    match value {
+        SampleValue::U32(number) => Some((*number).into()),
+        SampleValue::U64(number) => Some(*number),
+        SampleValue::I64(number) => u64::try_from(*number).ok(),
+        SampleValue::F64(_) => None,
+    }
+}
