@@ -208,6 +208,7 @@ impl Watched {
             let name = view.device.name();
             view.since_ms = self.since_ms(&name.plugin, &name.id);
             view.stuck = self.is_stuck(&name.plugin);
+            view.incidents = self.incidents(&name.plugin, &name.id);
         }
         devices
     }

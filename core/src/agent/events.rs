@@ -18,7 +18,7 @@ pub struct Event {
     pub at_ms: u64,
     /// What: `workload.preparing`, `.running`, `.releasing`, `.exited`,
     /// `.removed`; `device.added`, `.removed`, `.healthy`, `.degraded`,
-    /// `.unhealthy`, `.unknown`; `plugin.down`, `.up`; `gap` where events were
+    /// `.unhealthy`, `.unknown`, `.incident`; `plugin.down`, `.up`; `gap` where events were
     /// missed.
     pub kind: String,
     /// The workload's name, the device or the plugin.
@@ -26,6 +26,9 @@ pub struct Event {
     /// The workload's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// The vendor's word for what happened to a device: `xid-79`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// Whose workload it is, or the users who hold a part of the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owners: Vec<u32>,
@@ -65,6 +68,7 @@ fn workloads(before: &Look, after: &Look, at_ms: u64, events: &mut Vec<Event>) {
         kind: format!("workload.{what}"),
         subject: record.name.clone(),
         id: Some(record.id.clone()),
+        code: None,
         owners: vec![record.owner],
         holders: vec![],
         message,
@@ -117,15 +121,13 @@ fn devices(before: &Look, after: &Look, at_ms: u64, events: &mut Vec<Event>) {
     let mut event = |name: &DeviceRef, what: &str, message: String| {
         let holds = |r: &&Record| r.holds() && r.slices.iter().any(|s| s.device() == *name);
         let holders: Vec<&Record> = after.records.iter().filter(holds).collect();
-        let mut owners: Vec<u32> = holders.iter().map(|r| r.owner).collect();
-        owners.sort_unstable();
-        owners.dedup();
         events.push(Event {
             at_ms,
             kind: format!("device.{what}"),
             subject: name.to_string(),
             id: None,
-            owners,
+            code: None,
+            owners: owners(&holders),
             holders: holders.iter().map(|r| r.name.clone()).collect(),
             message,
         });
@@ -145,6 +147,14 @@ fn devices(before: &Look, after: &Look, at_ms: u64, events: &mut Vec<Event>) {
             "its plugin does not report it any more".into(),
         );
     }
+}
+
+/// Whose these are, each once.
+pub(super) fn owners(records: &[&Record]) -> Vec<u32> {
+    let mut owners: Vec<u32> = records.iter().map(|record| record.owner).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    owners
 }
 
 fn why(health: &Health) -> String {
@@ -173,6 +183,7 @@ fn plugins(before: &Look, after: &Look, at_ms: u64, events: &mut Vec<Event>) {
             kind: format!("plugin.{what}"),
             subject: plugin.to_owned(),
             id: None,
+            code: None,
             owners: vec![],
             holders: vec![],
             message: message.to_owned(),

@@ -1,4 +1,4 @@
-//! What records hold of a machine as it is now.
+//! What is held of a machine as it is now, by records and by others.
 //!
 //! A device's id can go, or its nodes' numbers become another's, while a container has
 //! them: a partition was cut anew, a driver reloaded, a UUID cannot be read any more.
@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use divvy_plugin::{Edits, NodeId};
 
+use super::foreign::foreign;
 use crate::allocate::{Problem, Snapshot};
 use crate::model::{Device, DeviceRef, Inventory, Record};
 use crate::plugin::validate;
@@ -20,6 +21,10 @@ pub(super) fn hold(
     held: &[&Record],
 ) -> Vec<Problem> {
     let mut problems = snapshot.hold(held.iter().flat_map(|record| &record.slices));
+    for (device, what) in foreign(inventory, held) {
+        snapshot.shut(&device, &what);
+        problems.push(Problem { device, what });
+    }
     // Most plugins give no nodes, and this is in the way of every decision.
     let mut owners: BTreeMap<&str, Owners<'_>> = BTreeMap::new();
     for record in held {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::IncidentView;
 use super::held::hold;
 use crate::allocate::{Problem, Snapshot};
 use crate::model::{Amount, Device, Inventory, Record};
@@ -40,6 +41,9 @@ pub struct DeviceView {
     /// kernel.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stuck: bool,
+    /// What happened to it, the latest first; an agent knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incidents: Vec<IncidentView>,
 }
 
 /// The inventory with what the records hold of it.
@@ -87,6 +91,7 @@ pub fn describe_inventory(
                 closed,
                 since_ms: None,
                 stuck: false,
+                incidents: vec![],
             }
         })
         .collect();

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use divvy_plugin::{Discovery, WatchRequest};
+use divvy_plugin::{Discovery, Incident, WatchRequest};
 use tokio::sync::watch;
 
 use super::Agent;
+use super::incidents::{IncidentView, Incidents, Told};
 use crate::model::{Health, HealthState, Inventory, Manifest};
 use crate::plugin::{Answer, CallError, Client, Status, combine};
 use crate::sys::now_ms;
@@ -38,6 +39,7 @@ struct Seen {
     heard_ms: u64,
     /// Its host does not die.
     stuck: bool,
+    incidents: Incidents,
     /// Since when each device is as healthy as it is, ms since 1970.
     since: BTreeMap<String, (HealthState, u64)>,
 }
@@ -78,6 +80,23 @@ impl Watched {
         Some(seen.get(plugin)?.since.get(device)?.1)
     }
 
+    /// What happened to a device, as far as this agent was told; the latest first.
+    #[must_use]
+    pub fn incidents(&self, plugin: &str, device: &str) -> Vec<IncidentView> {
+        let seen = self.seen();
+        seen.get(plugin)
+            .map(|seen| seen.incidents.of(device))
+            .unwrap_or_default()
+    }
+
+    /// What happened since this was called last.
+    pub(crate) fn told(&self) -> Vec<Told> {
+        let mut seen = self.seen();
+        seen.values_mut()
+            .flat_map(|seen| seen.incidents.take())
+            .collect()
+    }
+
     /// Is this plugin's host stuck in the kernel?
     #[must_use]
     pub fn is_stuck(&self, plugin: &str) -> bool {
@@ -110,27 +129,27 @@ impl Watched {
         let clients = agent.plugins().clients();
         let first = clients.iter().map(|client| async {
             let found = look(client).await;
-            self.note(client, found).await;
+            self.note(client, found, vec![]).await;
         });
         futures_util::future::join_all(first).await;
         ready();
         let streams = clients.iter().map(|client| async {
             loop {
                 let known = self.seen().get(client.name()).and_then(Seen::current);
-                let found = match known {
+                let (found, incidents) = match known {
                     Some(known) => listen(client, known).await,
                     None => {
                         tokio::time::sleep(AGAIN).await;
-                        look(client).await
+                        (look(client).await, vec![])
                     }
                 };
-                self.note(client, found).await;
+                self.note(client, found, incidents).await;
             }
         });
         futures_util::future::join_all(streams).await;
     }
 
-    async fn note(&self, client: &Client, found: Result<(Manifest, Discovery), CallError>) {
+    async fn note(&self, client: &Client, found: Found, incidents: Vec<Incident>) {
         // Asked for only when it fails: a call that hangs holds the answer up.
         let stuck = match &found {
             Ok(_) => false,
@@ -143,7 +162,9 @@ impl Watched {
             let seen = all
                 .entry(client.name().to_owned())
                 .or_insert_with(|| Seen::nothing(client.name()));
-            seen.note(found, stuck, now_ms())
+            let happened = !incidents.is_empty();
+            seen.incidents.note(client.name(), incidents, now_ms());
+            seen.note(found, stuck, now_ms()) || happened
         };
         if changed {
             self.changes.send_modify(|n| *n = n.wrapping_add(1));
@@ -165,6 +186,7 @@ impl Seen {
             },
             heard_ms: 0,
             stuck: false,
+            incidents: Incidents::default(),
             since: BTreeMap::new(),
         }
     }
@@ -178,12 +200,7 @@ impl Seen {
     }
 
     /// Takes in what a plugin said; is anything different now?
-    fn note(
-        &mut self,
-        found: Result<(Manifest, Discovery), CallError>,
-        stuck: bool,
-        now: u64,
-    ) -> bool {
+    fn note(&mut self, found: Found, stuck: bool, now: u64) -> bool {
         let before = (
             self.answer.found.clone(),
             self.answer.error.clone(),
@@ -238,22 +255,30 @@ impl Seen {
     }
 }
 
-async fn look(client: &Client) -> Result<(Manifest, Discovery), CallError> {
+/// What a plugin said of itself and the machine.
+type Found = Result<(Manifest, Discovery), CallError>;
+
+async fn look(client: &Client) -> Found {
     Ok((client.manifest().await?, client.discover().await?))
 }
 
-/// Waits for a change of what is known.
+/// Waits for a change of what is known, or for something to happen.
 async fn listen(
     client: &Client,
     (manifest, known): (Manifest, Discovery),
-) -> Result<(Manifest, Discovery), CallError> {
+) -> (Found, Vec<Incident>) {
     let request = WatchRequest {
         known,
         timeout_ms: u64::try_from(WAIT.as_millis()).unwrap_or(2000),
-        held: vec![],
+        held: client.held_devices(),
     };
-    let reply = client.watch(&request).await?;
-    Ok((manifest, reply.changed.unwrap_or(request.known)))
+    match client.watch(&request).await {
+        Ok(reply) => {
+            let now = reply.changed.unwrap_or(request.known);
+            (Ok((manifest, now)), reply.incidents)
+        }
+        Err(error) => (Err(error), vec![]),
+    }
 }
 
 #[cfg(test)]

@@ -100,12 +100,23 @@ impl Cgroup {
     /// Is one of its folders this container's own? An engine's ids are long
     /// enough to be told in `docker-ID.scope` too.
     pub(crate) fn belongs_to(&self, id: &str) -> bool {
-        let is_its = |part: &str| part == id || (id.len() >= ENGINE_ID && part.contains(id));
-        self.folders.values().any(|f| {
-            f.components()
-                .any(|c| c.as_os_str().to_str().is_some_and(is_its))
-        })
+        let folders = self.folders.values().filter_map(|folder| folder.to_str());
+        folders
+            .flat_map(|folder| folder.split('/'))
+            .any(|part| is_its(part, id))
     }
+}
+
+/// Is this folder of a path the container's own?
+fn is_its(part: &str, id: &str) -> bool {
+    part == id || (id.len() >= ENGINE_ID && part.contains(id))
+}
+
+/// Is a process in a cgroup of one of these containers? `None`: there is no such process.
+pub(crate) fn is_in(pid: u32, ids: &[&str]) -> Option<bool> {
+    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let mut parts = lines.lines().flat_map(|line| line.split('/'));
+    Some(parts.any(|part| ids.iter().any(|id| is_its(part, id))))
 }
 
 /// The cgroup folders of a workload that exist, under every controller,

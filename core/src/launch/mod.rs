@@ -17,7 +17,7 @@
 //! The process that stays with a container is [`crate::monitor`].
 
 pub mod builtin;
-mod cgroup;
+pub(crate) mod cgroup;
 mod container;
 pub mod docker;
 mod edits;

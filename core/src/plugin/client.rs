@@ -6,7 +6,7 @@
 //! Crashes are counted over processes (in the state folder), so that a plugin
 //! in a crash loop is left alone whoever asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -273,6 +273,21 @@ impl Client {
             .held
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = held;
+    }
+
+    /// The devices of which something is held, each once.
+    pub(crate) fn held_devices(&self) -> Vec<String> {
+        let held = self.held();
+        let slices = held.allocations.iter().flat_map(|held| &held.slices);
+        let devices: BTreeSet<&str> = slices.map(|slice| slice.device.as_str()).collect();
+        devices.into_iter().map(Into::into).collect()
+    }
+
+    fn held(&self) -> RestoreRequest {
+        self.held
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .of(&self.name)
     }
 
     /// Where it stands.
@@ -571,11 +586,7 @@ impl Client {
             ..self.open.clone()
         };
         let _: () = self.exchange(host, Op::Open, &open, self.deadline).await?;
-        let held = self
-            .held
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .of(&self.name);
+        let held = self.held();
         if !held.allocations.is_empty() {
             let _: () = self
                 .exchange(host, Op::Restore, &held, self.deadline)

@@ -390,6 +390,11 @@ impl Server {
             // A host that is started anew is told what is held now.
             self.agent().plugins().set_held(&now.records);
             self.counters.look(&now);
+            let told = self.seen(|_, watched| watched.told());
+            let happened = told
+                .iter()
+                .map(|told| told.event(&now.records, &now.inventory));
+            self.feed.publish(happened.collect());
             // Of the first look everything is new, and nothing happened.
             if let Some(before) = &before {
                 self.feed.publish(differences(before, &now, now_ms()));
