@@ -157,9 +157,20 @@ pub struct Gpu {
     /// The instances that can be made, by name: `1g.10gb`.
     #[serde(default)]
     pub profile: BTreeMap<String, Profile>,
-    /// The compute instances that exist, in the order of their MIG device numbers.
+    /// The compute instances that exist, in the order of their MIG device numbers. Each says
+    /// which GPU instance it is in, and so that there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instance: Vec<Instance>,
+    /// The GPU instances in which there is no compute instance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_instance: Vec<GpuInstance>,
+    /// How many compute instances were made on it: no two have the same UUID.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub instances_made: u64,
+    /// Has another client of the driver it open, such as a display server? Then it cannot be
+    /// reset, and its MIG mode not be switched.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub used_by_client: bool,
     /// `None`: no serial number.
     #[serde(default)]
     pub serial: Option<String>,
@@ -218,6 +229,14 @@ pub struct Gpu {
     /// XIDs raised so far, in order; each further one is an event for those who wait.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xid: Vec<u64>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn is_false(is: &bool) -> bool {
+    !is
 }
 
 fn cores() -> u32 {
@@ -294,6 +313,18 @@ pub struct Instance {
     pub used_mib: u64,
 }
 
+/// A GPU instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuInstance {
+    /// A key of [`Gpu::profile`].
+    pub profile: String,
+    /// Its id; ids have gaps.
+    pub gi: u32,
+    /// Where it begins.
+    pub start: u32,
+}
+
 /// A process of somebody else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -320,6 +351,10 @@ pub struct Fault {
     /// Only for this GPU, by name.
     #[serde(default)]
     pub gpu: Option<String>,
+    /// NVML's calls only: what it asks for is done first, and then this happens. Only calls
+    /// that would have succeeded count.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub after: bool,
     /// What happens.
     pub answer: Answer,
 }
@@ -386,8 +421,8 @@ impl Description {
                     );
                 }
             }
-            for instance in &gpu.instance {
-                let at = format!("gpu.{name}.instance {}", instance.uuid);
+            for instance in gpu.gpu_instances() {
+                let at = format!("gpu.{name}: GPU instance {}", instance.gi);
                 if gpu.mig != Some(true) {
                     return wrong(at, "MIG is not on");
                 }
