@@ -226,9 +226,10 @@ pub struct Gpu {
     /// `NVML_ERROR_GPU_IS_LOST`, and CUDA does not count it.
     #[serde(default)]
     pub lost: bool,
-    /// XIDs raised so far, in order; each further one is an event for those who wait.
+    /// XIDs raised so far, in order; each further one is an event for those who wait, and a
+    /// record in the kernel's log.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub xid: Vec<u64>,
+    pub xid: Vec<Xid>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -253,6 +254,90 @@ fn default_mode() -> String {
 
 fn no_virtualization() -> String {
     "None".into()
+}
+
+/// An error that the driver raised: its number, or a table that also says whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenXid", into = "WrittenXid")]
+pub struct Xid {
+    /// The number.
+    pub code: u64,
+    /// The GPU instance.
+    pub gi: Option<u32>,
+    /// The compute instance in it.
+    pub ci: Option<u32>,
+    /// The process.
+    pub pid: Option<u32>,
+    /// The process's name.
+    pub name: Option<String>,
+}
+
+impl Xid {
+    /// Of the GPU as a whole, and of no process that is known.
+    #[must_use]
+    pub fn of(code: u64) -> Self {
+        Self {
+            code,
+            gi: None,
+            ci: None,
+            pid: None,
+            name: None,
+        }
+    }
+}
+
+impl From<u64> for Xid {
+    fn from(code: u64) -> Self {
+        Self::of(code)
+    }
+}
+
+/// An XID in the file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WrittenXid {
+    Code(u64),
+    Table(XidTable),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct XidTable {
+    code: u64,
+    gi: Option<u32>,
+    ci: Option<u32>,
+    pid: Option<u32>,
+    name: Option<String>,
+}
+
+impl From<WrittenXid> for Xid {
+    fn from(written: WrittenXid) -> Self {
+        match written {
+            WrittenXid::Code(code) => Self::of(code),
+            WrittenXid::Table(table) => Self {
+                code: table.code,
+                gi: table.gi,
+                ci: table.ci,
+                pid: table.pid,
+                name: table.name,
+            },
+        }
+    }
+}
+
+impl From<Xid> for WrittenXid {
+    fn from(xid: Xid) -> Self {
+        match xid == Xid::of(xid.code) {
+            true => Self::Code(xid.code),
+            false => Self::Table(XidTable {
+                code: xid.code,
+                gi: xid.gi,
+                ci: xid.ci,
+                pid: xid.pid,
+                name: xid.name,
+            }),
+        }
+    }
 }
 
 /// Where an NVLink goes.
@@ -495,6 +580,23 @@ mod tests {
         for (name, description) in all {
             let text = description.text().unwrap();
             assert_eq!(Description::parse(&text).unwrap(), description, "{name}");
+        }
+    }
+
+    #[test]
+    fn xids_are_numbers_or_tables() {
+        let (_, mut description) = all().pop().unwrap();
+        let whole = Xid::of(79);
+        let part = Xid {
+            gi: Some(3),
+            name: Some("python".into()),
+            ..Xid::of(94)
+        };
+        for xids in [vec![whole.clone()], vec![part.clone()], vec![whole, part]] {
+            let gpu = description.gpu.values_mut().next().unwrap();
+            gpu.xid = xids;
+            let text = description.text().unwrap();
+            assert_eq!(Description::parse(&text).unwrap(), description, "{text}");
         }
     }
 

@@ -15,6 +15,7 @@
 mod description;
 mod elf;
 mod files;
+mod kmsg;
 mod machine;
 pub mod memory;
 pub mod mig;
@@ -23,6 +24,7 @@ mod stage;
 
 pub use description::{
     Answer, Description, Fault, Gpu, GpuInstance, Instance, Link, Majors, Process, Profile, Wrong,
+    Xid,
 };
 pub use files::capability;
 pub use machine::{DESCRIPTION, Error, Machine, Node};

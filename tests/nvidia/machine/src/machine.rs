@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::description::{Answer, Description, Fault, Wrong};
-use crate::files;
+use crate::{files, kmsg};
 
 /// What a description file's name begins with; the driver's version follows. It is
 /// named like one of the driver's libraries, so that it is mounted with them.
@@ -191,7 +191,8 @@ impl Machine {
     }
 
     /// Changes the description, and with it the machine's files, in place: programs
-    /// that use it and containers that have it mounted see the change.
+    /// that use it and containers that have it mounted see the change. What the driver would
+    /// have said of it is in the kernel's log, `dev/kmsg` below the root.
     ///
     /// # Errors
     /// What the change makes describes no machine, or the files cannot be written. Then
@@ -221,14 +222,18 @@ impl Machine {
         let _turn = Turn::take(&self.file, file, FlockOperation::LockExclusive)?;
         let text = content(file).map_err(Error::at(&self.file))?;
         let wrong = |wrong| Error::Description(self.file.clone(), wrong);
-        let mut description = Description::parse(&text).map_err(wrong)?;
+        let before = Description::parse(&text).map_err(wrong)?;
+        let mut description = before.clone();
         let answer = match change(&mut description) {
             Ok(answer) => answer,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let text = description.text().map_err(wrong)?;
         if let Some(folder) = &self.folder {
-            files::make(&description, &folder.join("root"))?;
+            let root = folder.join("root");
+            files::make(&description, &root)?;
+            // Who hears of an event finds it in the log.
+            kmsg::add(&root, &kmsg::news(&before, &description))?;
         }
         overwrite(file, text.as_bytes()).map_err(Error::at(&self.file))?;
         Ok(Ok(answer))
