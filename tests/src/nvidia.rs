@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::machine::{Machine, test_folder};
 use crate::npu::repository;
-use crate::{Divvy, rootfs};
+use crate::{Agent, Divvy, rootfs};
 
 /// A machine with these GPUs instead of the real one's.
 #[derive(Debug)]
@@ -118,6 +118,18 @@ impl Nvidia {
         let verb = words.iter().position(|word| !word.starts_with('-'));
         words.insert(verb.map_or(0, |at| at + 1), &setting);
         self.machine.divvy(&words.join(" "))
+    }
+
+    /// An agent on it, with these lines in its configuration besides.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[track_caller]
+    #[must_use]
+    pub fn agent(&self, lines: &str) -> Agent {
+        let root = self.root().display().to_string();
+        self.machine
+            .agent(&format!("[plugins.cuda]\nroot = {root:?}\n{lines}"))
     }
 
     /// Its GPUs and instances, as `divvy devices --json` shows them.

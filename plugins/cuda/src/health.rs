@@ -12,6 +12,10 @@ impl Facts<'_> {
         let gpu = &found.gpu;
         let has = |name: &str| nodes.iter().any(|(path, _)| path == name);
         let own = found.minor.map(|minor| format!("/dev/nvidia{minor}"));
+        let mut conditions = self.conditions.iter();
+        if let Some(condition) = conditions.find(|condition| condition.gpu == found.id) {
+            return ill(condition.reason(self.kept.file()));
+        }
         if gpu.lost.as_deref() == Some(UNLISTED) {
             let node = own.unwrap_or_else(|| "its device node".into());
             return ill(format!(
@@ -23,10 +27,6 @@ impl Facts<'_> {
             return ill(format!(
                 "NVML cannot use it ({why}): look for `Xid` in dmesg; it may need a reset, or the machine a restart"
             ));
-        }
-        let mut conditions = self.conditions.iter();
-        if let Some(condition) = conditions.find(|condition| condition.gpu == found.id) {
-            return ill(condition.reason(self.kept.file()));
         }
         if let Some(why) = driver_says(gpu.vitals.action) {
             return ill(why.into());
