@@ -412,11 +412,13 @@ fn rules_learnt_from_real_machines() {
                             pid: 1,
                             memory_mib: None,
                             graphics: false,
+                            utilization: None,
                         },
                         divvy_nvidia_machine::Process {
                             pid: 2,
                             memory_mib: Some(90),
                             graphics: true,
+                            utilization: None,
                         },
                     ];
                 });

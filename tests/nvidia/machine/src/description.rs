@@ -139,9 +139,19 @@ pub struct Gpu {
     /// Generation and width of its PCIe link.
     #[serde(default)]
     pub pcie: Option<[u32; 2]>,
+    /// KB/s sent and received over PCIe; default: some, if it is busy.
+    #[serde(default)]
+    pub pcie_kbps: Option<[u32; 2]>,
     /// NVLinks, by link number in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nvlink: Vec<Link>,
+    /// Errors of each NVLink, by number: replays, recoveries, CRC errors in flits, in data, ECC
+    /// errors in data. Links beyond have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nvlink_errors: Vec<[u64; 5]>,
+    /// KiB that all NVLinks together have sent and received, counted on.
+    #[serde(default)]
+    pub nvlink_kib: [u64; 2],
     /// NVLink's generation (3 on A100, 4 on H100, 5 on B200).
     #[serde(default)]
     pub nvlink_version: Option<u32>,
@@ -183,6 +193,15 @@ pub struct Gpu {
     /// ECC errors since boot that could not be corrected.
     #[serde(default)]
     pub ecc_errors: u64,
+    /// ECC errors since boot that were corrected.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ecc_corrected: u64,
+    /// ECC errors of its whole life: corrected, and not; default: those since boot.
+    #[serde(default)]
+    pub ecc_aggregate: Option<[u64; 2]>,
+    /// Are pages to be retired at the next reset (GPUs that cannot remap rows)?
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub retired_pending: bool,
     /// Row remapping (A100 and later): correctable, uncorrectable; pending, failed.
     #[serde(default)]
     pub remapped_rows: Option<(u32, u32, bool, bool)>,
@@ -192,6 +211,19 @@ pub struct Gpu {
     /// °C.
     #[serde(default)]
     pub temperature: Option<u32>,
+    /// °C of stacked memory; default: a little more than the GPU's.
+    #[serde(default)]
+    pub memory_temperature: Option<u32>,
+    /// °C: it shuts down, it is slowed down, it works at most.
+    #[serde(default = "thresholds")]
+    pub thresholds: [u32; 3],
+    /// Why it is slower than it could be: words of [`THROTTLE`]. Default: `idle`, if it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttle: Vec<String>,
+    /// What is to be done to have it work again, NVML's number: nothing, reset it, reboot, have
+    /// peers leave it, have all leave it and reset it.
+    #[serde(default)]
+    pub recovery: u32,
     /// mW: drawn now, and the limit.
     #[serde(default)]
     pub power_mw: Option<[u32; 2]>,
@@ -246,6 +278,10 @@ fn cores() -> u32 {
 
 fn no_node() -> i32 {
     -1
+}
+
+fn thresholds() -> [u32; 3] {
+    [92, 89, 85]
 }
 
 fn default_mode() -> String {
@@ -422,6 +458,10 @@ pub struct Process {
     /// Does it draw rather than compute?
     #[serde(default)]
     pub graphics: bool,
+    /// % of the multiprocessors' time. Where any process says it, those that do not have
+    /// none; else all have equal parts of the GPU's.
+    #[serde(default)]
+    pub utilization: Option<u32>,
 }
 
 /// A call that goes wrong.
@@ -455,6 +495,20 @@ pub enum Answer {
     /// Ends the process by SIGSEGV.
     Crash,
 }
+
+/// Why a GPU is slower than it could be, and NVML's bits for it (some are told with the
+/// more general one).
+pub const THROTTLE: [(&str, u64); 9] = [
+    ("idle", 0x01),
+    ("applications", 0x02),
+    ("sw-power-cap", 0x04),
+    ("hw-slowdown", 0x08),
+    ("sync-boost", 0x10),
+    ("sw-thermal", 0x20),
+    ("hw-thermal", 0x40 | 0x08),
+    ("hw-power-brake", 0x80 | 0x08),
+    ("display", 0x100),
+];
 
 /// Why a description describes no machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -496,6 +550,16 @@ impl Description {
             }
         }
         for (name, gpu) in &self.gpu {
+            let known = |word: &&String| THROTTLE.iter().any(|(known, _)| known == word);
+            if let Some(word) = gpu.throttle.iter().find(|word| !known(word)) {
+                return wrong(
+                    format!("gpu.{name}.throttle: {word}"),
+                    "there is no such cause",
+                );
+            }
+            if gpu.recovery > 4 {
+                return wrong(format!("gpu.{name}.recovery"), "there is no such action");
+            }
             for link in &gpu.nvlink {
                 if let Link::Gpu(other) = link
                     && !self.gpu.contains_key(other)

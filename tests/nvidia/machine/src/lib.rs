@@ -23,8 +23,8 @@ pub mod pci;
 mod stage;
 
 pub use description::{
-    Answer, Description, Fault, Gpu, GpuInstance, Instance, Link, Majors, Process, Profile, Wrong,
-    Xid,
+    Answer, Description, Fault, Gpu, GpuInstance, Instance, Link, Majors, Process, Profile,
+    THROTTLE, Wrong, Xid,
 };
 pub use files::capability;
 pub use machine::{DESCRIPTION, Error, Machine, Node};

@@ -121,9 +121,17 @@ impl Gpu {
         Ok(Switched::Done)
     }
 
-    /// What a reset does, which nothing may use it for: MIG gets the mode that is pending,
-    /// instances go if it is off then, and what was to be recovered from is.
+    /// What a reset does, for which nothing may use it: MIG gets the mode that is pending, and
+    /// without it instances go; rows are remapped and pages retired; it has recovered, and
+    /// counts errors anew.
     pub fn reset(&mut self) {
+        if let Some((_, _, pending, _)) = &mut self.remapped_rows {
+            *pending = false;
+        }
+        self.retired_pending = false;
+        self.recovery = 0;
+        self.ecc_errors = 0;
+        self.ecc_corrected = 0;
         if let Some(mode) = self.mig_pending.take() {
             self.mig = Some(mode);
         }
@@ -402,8 +410,12 @@ mod tests {
         assert_eq!(gpu.switch_mig(false, true), Ok(Switched::Done));
         assert_eq!(gpu.mig_pending, None);
         assert_eq!(gpu.switch_mig(true, true), Ok(Switched::Pending));
+        gpu.recovery = 1;
+        gpu.remapped_rows = Some((0, 1, true, false));
         gpu.reset();
         assert_eq!((gpu.mig, gpu.mig_pending), (Some(true), None));
+        assert_eq!(gpu.remapped_rows, Some((0, 1, false, false)));
+        assert_eq!(gpu.recovery, 0);
         gpu.make_gpu_instance(0, None).unwrap();
         assert_eq!(gpu.switch_mig(false, false), Err(Refusal::Used));
         let mut gpu = self::gpu("h100x8.toml", "g0");

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_uint, c_ulonglong};
 
-use divvy_nvidia_machine::Gpu;
+use divvy_nvidia_machine::{Gpu, THROTTLE};
 use nvml_wrapper_sys::bindings::*;
 
 use crate::abi::*;
@@ -43,6 +43,11 @@ fn boost(gpu: &Gpu, which: nvmlClockType_t) -> Answer<c_uint> {
 
 fn reasons(gpu: &Gpu) -> Answer<c_ulonglong> {
     gpu.clocks.ok_or(NOT_SUPPORTED)?;
+    if !gpu.throttle.is_empty() {
+        let said = |word: &str| gpu.throttle.iter().any(|said| said == word);
+        let bits = THROTTLE.iter().filter(|(word, _)| said(word));
+        return Ok(bits.fold(0, |mask, (_, bits)| mask | bits));
+    }
     let busy = gpu.utilization.is_some_and(|[processes, _]| processes > 0);
     Ok(if busy { 0 } else { IDLE })
 }

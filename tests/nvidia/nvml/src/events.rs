@@ -20,10 +20,11 @@ use crate::state::Call;
 const LOOK: Duration = Duration::from_millis(10);
 
 /// What can be waited for. Of states and clocks nothing ever comes.
-const TYPES: c_ulonglong = 1 | ECC | 4 | XID | 16;
+const TYPES: c_ulonglong = CORRECTED | UNCORRECTED | 4 | XID | 16;
 
-/// ECC errors that could not be corrected.
-const ECC: c_ulonglong = 2;
+/// ECC errors that were corrected, and that could not be.
+const CORRECTED: c_ulonglong = 1;
+const UNCORRECTED: c_ulonglong = 2;
 
 const XID: c_ulonglong = 8;
 
@@ -38,7 +39,8 @@ type Set = BTreeMap<String, Watched>;
 struct Watched {
     types: c_ulonglong,
     xids: usize,
-    ecc_errors: u64,
+    /// Of ECC: corrected, and not.
+    errors: [u64; 2],
     lost: bool,
 }
 
@@ -55,8 +57,8 @@ fn sets() -> MutexGuard<'static, BTreeMap<usize, Set>> {
 enum Event {
     /// On the GPU of that name.
     Xid(String, Xid),
-    /// On the GPU of that name.
-    Ecc(String),
+    /// On the GPU of that name, of that type.
+    Ecc(String, c_ulonglong),
     /// A GPU fell off the bus.
     Lost,
 }
@@ -75,10 +77,13 @@ fn next(set: &mut Set, description: &Description) -> Option<Event> {
                 return Some(Event::Xid(name.clone(), xid.clone()));
             }
         }
-        let more = gpu.ecc_errors > watched.ecc_errors;
-        watched.ecc_errors = gpu.ecc_errors;
-        if more && watched.types & ECC != 0 {
-            return Some(Event::Ecc(name.clone()));
+        let errors = [gpu.ecc_corrected, gpu.ecc_errors];
+        for (kind, place) in [(CORRECTED, 0), (UNCORRECTED, 1)] {
+            let more = errors[place] > watched.errors[place];
+            watched.errors[place] = errors[place];
+            if more && watched.types & kind != 0 {
+                return Some(Event::Ecc(name.clone(), kind));
+            }
         }
         let was_lost = watched.lost;
         watched.lost = gpu.lost || !gpu.present;
@@ -114,10 +119,10 @@ fn wait(call: &Call, set: Out<nvmlEventSet_st>, data: Out<nvmlEventData_t>, ms: 
                     computeInstanceId: xid.ci.unwrap_or(NO_INSTANCE),
                 });
             }
-            Some(Event::Ecc(gpu)) => {
+            Some(Event::Ecc(gpu, kind)) => {
                 return data.put(nvmlEventData_t {
                     device: Handle::Gpu(gpu).pointer(),
-                    eventType: ECC,
+                    eventType: kind,
                     eventData: 0,
                     gpuInstanceId: NO_INSTANCE,
                     computeInstanceId: NO_INSTANCE,
@@ -155,7 +160,7 @@ exports! {
         let new = Watched {
             types: 0,
             xids: gpu.xid.len(),
-            ecc_errors: gpu.ecc_errors,
+            errors: [gpu.ecc_corrected, gpu.ecc_errors],
             lost: false,
         };
         set.entry(device.name.to_owned()).or_insert(new).types |= types;

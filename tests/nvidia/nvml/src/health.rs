@@ -10,12 +10,24 @@ use crate::abi::*;
 /// Banks of which rows can be remapped, as an H100 has them.
 const BANKS: c_uint = 2560;
 
-/// ECC errors of a kind. Only those since boot that could not be corrected are described.
-pub(crate) fn errors(gpu: &Gpu, kind: nvmlMemoryErrorType_t) -> Answer<c_ulonglong> {
-    match (gpu.ecc, kind) {
-        (None | Some(false), _) => Err(NOT_SUPPORTED),
-        (_, nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_CORRECTED) => Ok(0),
-        (_, nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_UNCORRECTED) => Ok(gpu.ecc_errors),
+/// ECC errors of a kind, since boot or of its whole life.
+pub(crate) fn errors(
+    gpu: &Gpu,
+    kind: nvmlMemoryErrorType_t,
+    since: nvmlEccCounterType_t,
+) -> Answer<c_ulonglong> {
+    if gpu.ecc != Some(true) {
+        return Err(NOT_SUPPORTED);
+    }
+    let boot = [gpu.ecc_corrected, gpu.ecc_errors];
+    let [corrected, uncorrected] = match since {
+        nvmlEccCounterType_enum_NVML_VOLATILE_ECC => boot,
+        nvmlEccCounterType_enum_NVML_AGGREGATE_ECC => gpu.ecc_aggregate.unwrap_or(boot),
+        _ => return Err(INVALID_ARGUMENT),
+    };
+    match kind {
+        nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_CORRECTED => Ok(corrected),
+        nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_UNCORRECTED => Ok(uncorrected),
         _ => Err(INVALID_ARGUMENT),
     }
 }
@@ -26,6 +38,12 @@ fn retires(gpu: &Gpu) -> Answer {
         (Some(_), None, None) => Ok(()),
         _ => Err(NOT_SUPPORTED),
     }
+}
+
+/// Are pages to be retired at the next reset?
+pub(crate) fn retired_pending(gpu: &Gpu) -> Answer<bool> {
+    retires(gpu)?;
+    Ok(gpu.retired_pending)
 }
 
 exports! {
@@ -41,27 +59,27 @@ exports! {
         default.put(1)
     }
     about nvmlDeviceGetTotalEccErrors(
-        device: nvmlDevice_t, kind: nvmlMemoryErrorType_t, _since: nvmlEccCounterType_t,
+        device: nvmlDevice_t, kind: nvmlMemoryErrorType_t, since: nvmlEccCounterType_t,
         count: *mut c_ulonglong
     ) {
-        count.put(errors(device.gpu, kind)?)
+        count.put(errors(device.gpu, kind, since)?)
     }
     about nvmlDeviceGetDetailedEccErrors(
-        device: nvmlDevice_t, kind: nvmlMemoryErrorType_t, _since: nvmlEccCounterType_t,
+        device: nvmlDevice_t, kind: nvmlMemoryErrorType_t, since: nvmlEccCounterType_t,
         counts: *mut nvmlEccErrorCounts_t
     ) {
         counts.put(nvmlEccErrorCounts_t {
             l1Cache: 0,
             l2Cache: 0,
-            deviceMemory: errors(device.whole()?, kind)?,
+            deviceMemory: errors(device.whole()?, kind, since)?,
             registerFile: 0,
         })
     }
     about nvmlDeviceGetMemoryErrorCounter(
-        device: nvmlDevice_t, kind: nvmlMemoryErrorType_t, _since: nvmlEccCounterType_t,
+        device: nvmlDevice_t, kind: nvmlMemoryErrorType_t, since: nvmlEccCounterType_t,
         place: nvmlMemoryLocation_t, count: *mut c_ulonglong
     ) {
-        let errors = errors(device.gpu, kind)?;
+        let errors = errors(device.gpu, kind, since)?;
         match place {
             nvmlMemoryLocation_enum_NVML_MEMORY_LOCATION_DRAM => count.put(errors),
             place if place < nvmlMemoryLocation_enum_NVML_MEMORY_LOCATION_COUNT => count.put(0),
@@ -83,8 +101,7 @@ exports! {
         count.put(0)
     }
     about nvmlDeviceGetRetiredPagesPendingStatus(device: nvmlDevice_t, is: *mut nvmlEnableState_t) {
-        retires(device.whole()?)?;
-        is.put(0)
+        is.put(u32::from(retired_pending(device.whole()?)?))
     }
     about nvmlDeviceGetRemappedRows(
         device: nvmlDevice_t, corrected: *mut c_uint, uncorrected: *mut c_uint,

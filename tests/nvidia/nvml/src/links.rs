@@ -82,6 +82,39 @@ fn active<'a>(device: &Device<'a>, number: c_uint) -> Answer<&'a Link> {
     }
 }
 
+/// Errors of a kind on all of its NVLinks.
+pub(crate) fn errors(device: &Device, what: nvmlNvLinkErrorCounter_t) -> Answer<u64> {
+    let gpu = device.undivided()?;
+    if gpu.nvlink.is_empty() {
+        return Err(NOT_SUPPORTED);
+    }
+    let errors = gpu.nvlink_errors.iter();
+    Ok(errors.filter_map(|errors| errors.get(size(what))).sum())
+}
+
+/// All NVLinks, where one is asked for.
+const ALL: c_uint = c_uint::MAX;
+
+/// KiB sent and received, over all NVLinks or one: each has carried its part.
+pub(crate) fn throughput(device: &Device, number: c_uint) -> Answer<[u64; 2]> {
+    let gpu = device.undivided()?;
+    let is_active = |link: &&Link| **link != Link::Off;
+    let count = gpu.nvlink.iter().filter(is_active).count();
+    let count = u64::try_from(count).map_err(|_| UNKNOWN)?;
+    if count == 0 {
+        return Err(NOT_SUPPORTED);
+    }
+    if number == ALL {
+        return Ok(gpu.nvlink_kib);
+    }
+    active(device, number)?;
+    let before = gpu.nvlink.iter().take(size(number));
+    let first = before.filter(is_active).count() == 0;
+    Ok(gpu
+        .nvlink_kib
+        .map(|kib| kib / count + if first { kib % count } else { 0 }))
+}
+
 /// What is at the other end.
 fn remote(device: &Device, number: c_uint) -> Answer<nvmlPciInfo_t> {
     let description = &device.call.description;
@@ -210,10 +243,11 @@ exports! {
         device: nvmlDevice_t, number: c_uint, what: nvmlNvLinkErrorCounter_t, count: *mut c_ulonglong
     ) {
         active(&device, number)?;
-        match what < nvmlNvLinkErrorCounter_enum_NVML_NVLINK_ERROR_COUNT {
-            true => count.put(0),
-            false => Err(INVALID_ARGUMENT),
+        if what >= nvmlNvLinkErrorCounter_enum_NVML_NVLINK_ERROR_COUNT {
+            return Err(INVALID_ARGUMENT);
         }
+        let errors = device.gpu.nvlink_errors.get(size(number));
+        count.put(errors.map_or(0, |errors| errors[size(what)]))
     }
     about nvmlDeviceGetGpuFabricInfo(device: nvmlDevice_t, info: *mut nvmlGpuFabricInfo_t) {
         let [_, place @ .., _, _] = fabric(&device)?;

@@ -134,12 +134,12 @@ exports! {
     about nvmlDeviceGetPcieThroughput(
         device: nvmlDevice_t, counter: nvmlPcieUtilCounter_t, value: *mut c_uint
     ) {
-        link(device.whole()?, 0)?;
-        if counter > 1 {
-            return Err(INVALID_ARGUMENT);
-        }
-        let busy = device.gpu.utilization.is_some_and(|[processes, _]| processes > 0);
-        value.put(if busy { THROUGHPUT } else { 0 })
+        let gpu = device.whole()?;
+        link(gpu, 0)?;
+        let busy = gpu.utilization.is_some_and(|[processes, _]| processes > 0);
+        let some = if busy { THROUGHPUT } else { 0 };
+        let both = gpu.pcie_kbps.unwrap_or([some; 2]);
+        value.put(*both.get(size(counter)).ok_or(INVALID_ARGUMENT)?)
     }
     about nvmlDeviceGetPcieReplayCounter(device: nvmlDevice_t, value: *mut c_uint) {
         link(device.whole()?, 0)?;

@@ -22,10 +22,50 @@ pub(crate) fn temperature(gpu: &Gpu) -> Answer<u32> {
     gpu.temperature.ok_or(NOT_SUPPORTED)
 }
 
-/// °C at which it is slower, and shuts down.
-const SLOWDOWN: u32 = 89;
-const SHUTDOWN: u32 = 92;
-const MAX: u32 = 85;
+/// °C of stacked memory. Only that is measured: GPUs that have it remap rows.
+pub(crate) fn memory_temperature(gpu: &Gpu) -> Answer<u32> {
+    gpu.remapped_rows.ok_or(NOT_SUPPORTED)?;
+    Ok(gpu.memory_temperature.unwrap_or(temperature(gpu)? + 8))
+}
+
+/// °C that stacked memory may have.
+const MEMORY_MAX: u32 = 95;
+
+/// °C at which something happens.
+fn threshold(gpu: &Gpu, which: nvmlTemperatureThresholds_t) -> Answer<u32> {
+    temperature(gpu)?;
+    let [shutdown, slowdown, max] = gpu.thresholds;
+    Ok(match which {
+        nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_SHUTDOWN => shutdown,
+        nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_SLOWDOWN => slowdown,
+        nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_GPU_MAX => max,
+        nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_MEM_MAX => {
+            gpu.remapped_rows.ok_or(NOT_SUPPORTED)?;
+            MEMORY_MAX
+        }
+        which if which < nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_COUNT => {
+            return Err(NOT_SUPPORTED);
+        }
+        _ => return Err(INVALID_ARGUMENT),
+    })
+}
+
+/// How far the same is from the most that it works at, as GPUs from Ada on say it: what is
+/// left of the margin when it happens.
+pub(crate) fn limit(gpu: &Gpu, which: nvmlTemperatureThresholds_t) -> Answer<i32> {
+    if matches!(
+        gpu.architecture.as_deref(),
+        None | Some("Volta" | "Turing" | "Ampere")
+    ) {
+        return Err(NOT_SUPPORTED);
+    }
+    let from = match which {
+        nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_MEM_MAX => MEMORY_MAX,
+        _ => gpu.thresholds[2],
+    };
+    let at = threshold(gpu, which)?;
+    i32::try_from(i64::from(from) - i64::from(at)).map_err(|_| UNKNOWN)
+}
 
 fn fan(gpu: &Gpu, number: c_uint) -> Answer<c_uint> {
     let speed = gpu.fan.ok_or(NOT_SUPPORTED)?;
@@ -87,21 +127,13 @@ exports! {
     about nvmlDeviceGetTemperatureThreshold(
         device: nvmlDevice_t, which: nvmlTemperatureThresholds_t, celsius: *mut c_uint
     ) {
-        temperature(device.whole()?)?;
-        celsius.put(match which {
-            nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_SHUTDOWN => SHUTDOWN,
-            nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_SLOWDOWN => SLOWDOWN,
-            nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_GPU_MAX => MAX,
-            which if which < nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_COUNT => {
-                return Err(NOT_SUPPORTED);
-            }
-            _ => return Err(INVALID_ARGUMENT),
-        })
+        celsius.put(threshold(device.whole()?, which)?)
     }
     about nvmlDeviceGetMarginTemperature(device: nvmlDevice_t, to: *mut nvmlMarginTemperature_t) {
         let mut margin = to.get()?;
         check::<nvmlMarginTemperature_t>(margin.version, 1)?;
-        let left = MAX.saturating_sub(temperature(device.whole()?)?);
+        let gpu = device.whole()?;
+        let left = i64::from(gpu.thresholds[2]) - i64::from(temperature(gpu)?);
         margin.marginTemperature = i32::try_from(left).map_err(|_| UNKNOWN)?;
         to.put(margin)
     }

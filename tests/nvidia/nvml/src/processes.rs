@@ -92,16 +92,24 @@ pub(crate) fn now() -> u64 {
         .unwrap_or_default()
 }
 
-/// Each process has its part of what the GPU is used.
+/// What each process uses: as described, or its part of what all of them do.
 fn shares(device: &Device) -> Answer<Vec<(c_uint, [u32; 2])>> {
-    let [gpu, memory] = device.undivided()?.utilization.ok_or(NOT_SUPPORTED)?;
+    let gpu = device.undivided()?;
+    let [all, memory] = gpu.utilization.ok_or(NOT_SUPPORTED)?;
     let processes = processes(device, false);
     let parts = number(processes.len()).max(1);
-    let share = [gpu / parts, memory / parts];
-    Ok(processes
+    let described = gpu
+        .process
         .iter()
-        .map(|process| (process.pid, share))
-        .collect())
+        .any(|process| process.utilization.is_some());
+    let share = |pid| {
+        let mut said = gpu.process.iter().filter(|process| process.pid == pid);
+        let own = said.find_map(|process| process.utilization);
+        let part = if described { 0 } else { all / parts };
+        [own.unwrap_or(part), memory / parts]
+    };
+    let pids = processes.iter().map(|process| process.pid);
+    Ok(pids.map(|pid| (pid, share(pid))).collect())
 }
 
 exports! {

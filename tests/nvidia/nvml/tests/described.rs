@@ -7,7 +7,7 @@ use common::{same, staged};
 use divvy_nvidia_machine::{Answer, Description, Gpu, Link};
 use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, P2pCapabilitiesIndex, P2pStatus, TemperatureSensor,
-    TopologyLevel,
+    TemperatureThreshold, TopologyLevel,
 };
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
@@ -103,6 +103,14 @@ fn identity(nvml: &Nvml, device: &Device, description: &Description, name: &str,
 fn readings(device: &Device, gpu: &Gpu) {
     let divided = gpu.mig == Some(true);
     same(device.temperature(TemperatureSensor::Gpu), gpu.temperature);
+    let [shutdown, slowdown, max] = gpu.thresholds.map(Some);
+    for (which, celsius) in [
+        (TemperatureThreshold::Shutdown, shutdown),
+        (TemperatureThreshold::Slowdown, slowdown),
+        (TemperatureThreshold::GpuMax, max),
+    ] {
+        same(device.temperature_threshold(which), celsius);
+    }
     same(device.power_usage(), gpu.power_mw.map(|power| power[0]));
     same(
         device.enforced_power_limit(),

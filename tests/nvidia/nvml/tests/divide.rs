@@ -174,6 +174,7 @@ fn before_hopper_a_mode_waits_until_nothing_uses_the_gpu() {
             pid: 7,
             memory_mib: None,
             graphics: true,
+            utilization: None,
         });
     });
     assert_eq!(gpu.switch(1), (OK, IN_USE));
