@@ -3,9 +3,11 @@
 //! ([`properties`]), and against trying everything ([`oracle`]).
 
 mod accelerators;
+mod geometries;
 mod oracle;
 mod properties;
 mod rules;
+mod served;
 
 use std::collections::BTreeMap;
 
