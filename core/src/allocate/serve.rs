@@ -93,23 +93,27 @@ pub(super) fn shortfall(
 /// What to do where a level is out of reach for classes.
 pub(super) fn remedy(machine: &Machine, asked: &Asked, level: EnforcementLevel) -> String {
     let class = asked.first().map_or("", |(class, _)| root(class));
-    let less = match shortfall(machine, asked, level) {
-        Some(short) => format!("{short}; ask for less, "),
-        None => {
-            let classes = listed(asked.iter().map(|(class, _)| (*class).to_owned()));
-            format!("no partition of that level serves {classes} here; ask ")
-        }
-    };
+    let short = shortfall(machine, asked, level);
     let whole = machine.slots.iter().any(|slot| {
         let whole = slot.shape == Shape::Whole && slot.level >= level;
         whole && *slot.class == *class && !slot.devices.is_empty()
     });
+    let less = short.as_ref().map_or("", |_| "for less, ");
     let whole = if whole {
-        format!("for a whole device ({class}: 1), or ")
+        format!("for a whole device ({class}: 1), ")
     } else {
         String::new()
     };
-    format!("{less}{whole}for a lower --min-level")
+    let or = if less.is_empty() && whole.is_empty() {
+        ""
+    } else {
+        "or "
+    };
+    let why = short.unwrap_or_else(|| {
+        let classes = listed(asked.iter().map(|(class, _)| (*class).to_owned()));
+        format!("no partition of that level serves {classes} here")
+    });
+    format!("{why}; ask {less}{whole}{or}for a lower --min-level")
 }
 
 /// The partitions of a level that are something of each class that is asked, from the
