@@ -225,12 +225,15 @@ fn a_thousand_events_and_faults_give_nobody_an_ill_gpu_and_each_comes_back() {
             scope.spawn(move || runtime.block_on(use_it(client, shared, number)));
         }
         for round in 0..ROUNDS {
-            // Two that are ill all the time.
-            let ill: Vec<&String> = [round % 8, (round * 3 + 1) % 8]
+            // Two that are ill all the time: one does not answer, one says so.
+            let ill: Vec<&String> = [round % 8, (round + 3) % 8]
                 .iter()
                 .map(|n| &names[*n])
                 .collect();
-            nvidia.change(|machine| ill.iter().for_each(|name| of(machine, name).lost = true));
+            nvidia.change(|machine| {
+                of(machine, ill[0]).lost = true;
+                of(machine, ill[1]).recovery = 1;
+            });
             until("ill", &|devices| {
                 ill.iter()
                     .all(|name| state(devices, name) == Some(HealthState::Unhealthy))

@@ -5,35 +5,104 @@ use serde_json::json;
 use super::args::{Global, Named};
 use super::output::{Failure, ago, level, print_json, printable, unit_of};
 use super::{divvy, ps};
-use crate::agent::AgentError;
+use crate::agent::events::word;
+use crate::agent::{AgentError, DeviceView, IncidentView};
 use crate::embed::Divvy;
-use crate::model::{Record, format_amount};
+use crate::model::{Health, HealthState, Record, format_amount};
 
 pub(super) async fn run(global: &Global, args: &Named) -> Result<u8, Failure> {
     let divvy = divvy(global, "describe").await?;
     let record = match divvy.workload(&args.name).await {
         Ok(record) => record,
-        Err(AgentError::NoSuchWorkload(_)) if args.name.contains('/') => {
-            return device(global, &divvy, &args.name).await;
+        Err(error @ AgentError::NoSuchWorkload(_)) => {
+            return device(global, &divvy, &args.name, error).await;
         }
         Err(error) => return Err(error.into()),
     };
     if global.json {
         print_json(&json!({ "workload": record }));
-    } else {
-        show(&record);
+        return Ok(0);
+    }
+    show(&record);
+    // What its devices have come to is worth knowing, and not worth failing for.
+    let devices = divvy.devices().await.unwrap_or_default().devices;
+    let mine = |view: &&DeviceView| {
+        record.holds()
+            && record
+                .slices
+                .iter()
+                .any(|slice| slice.device() == view.device.name())
+    };
+    for view in devices.iter().filter(mine) {
+        let health = &view.device.device.health;
+        if health.state != HealthState::Healthy {
+            say!(
+                "{:<11} {}: {}",
+                word(health.state),
+                view.device.name(),
+                why(health)
+            );
+        }
+        for incident in &view.incidents {
+            say!("incident    {}: {}", view.device.name(), told(incident));
+        }
     }
     Ok(0)
 }
 
-async fn device(global: &Global, divvy: &Divvy, name: &str) -> Result<u8, Failure> {
-    let devices = divvy.devices().await?;
-    let Some(view) = devices
-        .devices
-        .into_iter()
-        .find(|v| v.device.name().to_string() == name)
-    else {
-        return Err(AgentError::NoSuchDevice(name.to_owned()).into());
+/// The devices that a name may mean: by their whole name, else by the beginning of their
+/// ids.
+fn meant(devices: Vec<DeviceView>, name: &str) -> Vec<DeviceView> {
+    let whole = |view: &DeviceView| view.device.name().to_string() == name;
+    if let Some(view) = devices.iter().find(|view| whole(view)) {
+        return vec![view.clone()];
+    }
+    let begins = |view: &DeviceView| {
+        let id = &view.device.device.id;
+        id.starts_with(name) || view.device.name().to_string().starts_with(name)
+    };
+    devices.into_iter().filter(begins).collect()
+}
+
+fn why(health: &Health) -> String {
+    printable(
+        health
+            .reason
+            .as_deref()
+            .unwrap_or("its plugin does not say why"),
+    )
+}
+
+fn told(incident: &IncidentView) -> String {
+    let IncidentView {
+        count,
+        last_ms,
+        summary,
+        ..
+    } = incident;
+    format!(
+        "{} ({count}×, last {} ago)",
+        printable(summary),
+        ago(*last_ms)
+    )
+}
+
+async fn device(
+    global: &Global,
+    divvy: &Divvy,
+    name: &str,
+    otherwise: AgentError,
+) -> Result<u8, Failure> {
+    let mut found = meant(divvy.devices().await?.devices, name);
+    let view = match found.len() {
+        1 => found.remove(0),
+        0 if name.contains('/') => return Err(AgentError::NoSuchDevice(name.to_owned()).into()),
+        0 => return Err(otherwise.into()),
+        _ => {
+            let names = found.iter().map(|view| view.device.name().to_string());
+            let names = names.collect();
+            return Err(AgentError::AmbiguousDevice(name.to_owned(), names).into());
+        }
     };
     if global.json {
         print_json(&json!({ "device": view }));
@@ -43,6 +112,15 @@ async fn device(global: &Global, divvy: &Divvy, name: &str) -> Result<u8, Failur
     say!("device      {}", view.device.name());
     say!("model       {}", printable(&device.model));
     say!("kind        {}", printable(&device.kind));
+    let health = &device.health;
+    let since = view
+        .since_ms
+        .map(|ms| format!(", for {}", ago(ms)))
+        .unwrap_or_default();
+    match health.state {
+        HealthState::Healthy => say!("health      healthy{since}"),
+        state => say!("health      {}{since}: {}", word(state), why(health)),
+    }
     for (capacity, u) in &view.usage {
         say!(
             "{capacity:<11} {} held, {} reserved, of {}",
@@ -64,7 +142,32 @@ async fn device(global: &Global, divvy: &Divvy, name: &str) -> Result<u8, Failur
         let unit = attribute.unit.as_deref().unwrap_or("");
         say!("{key:<11} {} {unit}", printable(&value));
     }
+    for profile in device.partitioning.iter().flat_map(|cut| &cut.profiles) {
+        let starts: Vec<String> = profile.starts.iter().map(u32::to_string).collect();
+        say!(
+            "partition   {} at {}",
+            printable(&profile.slot),
+            starts.join(" ")
+        );
+    }
+    for link in &device.links {
+        let speed = match link.weight {
+            0 => String::new(),
+            speed => format!(", {speed} MB/s"),
+        };
+        say!(
+            "link        {} to {}{speed}",
+            printable(&link.kind),
+            printable(&link.to)
+        );
+    }
+    for pid in &device.processes {
+        say!("process     {pid}");
+    }
     say!("held by     {}", view.holders.join(" "));
+    for incident in &view.incidents {
+        say!("incident    {}", told(incident));
+    }
     if let Some(closed) = view.closed {
         say!("closed      {}", printable(&closed));
     }
