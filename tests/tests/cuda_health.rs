@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use divvy_nvidia_machine::{Answer, Description, Fault, Gpu, Process, Xid};
 use divvy_tests::nvidia::{Nvidia, description};
+use divvy_tests::rootfs::record;
 use divvy_tests::{Divvy, eventually, requires};
 use serde_json::Value;
 
@@ -381,4 +382,53 @@ fn a_call_that_hangs_costs_its_plugins_host_alone() {
 /// As `eventually`, for what takes hosts their deadlines and pauses.
 fn patiently(mut so: impl FnMut() -> bool) -> bool {
     (0..6).any(|_| eventually(&mut so))
+}
+
+#[test]
+fn of_several_on_one_gpu_the_one_whose_process_it_was_is_named() {
+    requires!(root);
+    let nvidia = Nvidia::ready("t4");
+    let _agent = nvidia.agent("");
+    for name in ["a", "b"] {
+        let run = format!("run -d --name {name} --cpu 0.1 --mem 64MiB --gpu 0.5 -- sleep 600");
+        ask(&nvidia, &run).run().succeeds();
+    }
+    let pid = record(&nvidia.machine, "b")["pid"].as_u64().unwrap();
+    let gpu_name = description("t4").gpu.keys().next().unwrap().clone();
+    let raise = |code: u64, pid: Option<u32>| {
+        let xid = Xid {
+            pid,
+            name: pid.map(|_| "sleep".into()),
+            ..Xid::of(code)
+        };
+        nvidia.change(|machine| gpu(machine, &gpu_name).xid.push(xid));
+    };
+    let told = |code: &str, whom: &[&str]| {
+        eventually(|| {
+            let incidents = events(&nvidia, "device.incident");
+            incidents
+                .iter()
+                .any(|(_, of, holders)| of == code && holders == whom)
+        })
+    };
+    raise(31, Some(u32::try_from(pid).unwrap()));
+    assert!(
+        told("xid-31", &["b"]),
+        "{:?}",
+        events(&nvidia, "device.incident")
+    );
+    raise(13, None);
+    assert!(
+        told("xid-13", &["a", "b"]),
+        "{:?}",
+        events(&nvidia, "device.incident")
+    );
+    // What there is to say of it is said wherever one looks.
+    let device = format!("describe {}", &description("t4").gpu[&gpu_name].uuid[..10]);
+    ask(&nvidia, &device)
+        .run()
+        .succeeds()
+        .says("XID 31")
+        .says("health      healthy");
+    ask(&nvidia, "describe b").run().succeeds().says("XID 31");
 }

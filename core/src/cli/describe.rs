@@ -14,7 +14,7 @@ pub(super) async fn run(global: &Global, args: &Named) -> Result<u8, Failure> {
     let divvy = divvy(global, "describe").await?;
     let record = match divvy.workload(&args.name).await {
         Ok(record) => record,
-        Err(error @ AgentError::NoSuchWorkload(_)) => {
+        Err(error) if error.code() == "unknown_workload" => {
             return device(global, &divvy, &args.name, error).await;
         }
         Err(error) => return Err(error.into()),
