@@ -530,6 +530,7 @@ fn fault(call: &str, answer: Answer) -> Fault {
         call: call.into(),
         nth: None,
         gpu: None,
+        after: false,
         answer,
     }
 }

@@ -157,9 +157,20 @@ pub struct Gpu {
     /// The instances that can be made, by name: `1g.10gb`.
     #[serde(default)]
     pub profile: BTreeMap<String, Profile>,
-    /// The compute instances that exist, in the order of their MIG device numbers.
+    /// The compute instances that exist, in the order of their MIG device numbers. Each says
+    /// which GPU instance it is in, and so that there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instance: Vec<Instance>,
+    /// The GPU instances in which there is no compute instance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_instance: Vec<GpuInstance>,
+    /// How many compute instances were made on it: no two have the same UUID.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub instances_made: u64,
+    /// Has another client of the driver it open, such as a display server? Then it cannot be
+    /// reset, and its MIG mode not be switched.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub used_by_client: bool,
     /// `None`: no serial number.
     #[serde(default)]
     pub serial: Option<String>,
@@ -215,9 +226,18 @@ pub struct Gpu {
     /// `NVML_ERROR_GPU_IS_LOST`, and CUDA does not count it.
     #[serde(default)]
     pub lost: bool,
-    /// XIDs raised so far, in order; each further one is an event for those who wait.
+    /// XIDs raised so far, in order; each further one is an event for those who wait, and a
+    /// record in the kernel's log.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub xid: Vec<u64>,
+    pub xid: Vec<Xid>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn is_false(is: &bool) -> bool {
+    !is
 }
 
 fn cores() -> u32 {
@@ -234,6 +254,90 @@ fn default_mode() -> String {
 
 fn no_virtualization() -> String {
     "None".into()
+}
+
+/// An error that the driver raised: its number, or a table that also says whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenXid", into = "WrittenXid")]
+pub struct Xid {
+    /// The number.
+    pub code: u64,
+    /// The GPU instance.
+    pub gi: Option<u32>,
+    /// The compute instance in it.
+    pub ci: Option<u32>,
+    /// The process.
+    pub pid: Option<u32>,
+    /// The process's name.
+    pub name: Option<String>,
+}
+
+impl Xid {
+    /// Of the GPU as a whole, and of no process that is known.
+    #[must_use]
+    pub fn of(code: u64) -> Self {
+        Self {
+            code,
+            gi: None,
+            ci: None,
+            pid: None,
+            name: None,
+        }
+    }
+}
+
+impl From<u64> for Xid {
+    fn from(code: u64) -> Self {
+        Self::of(code)
+    }
+}
+
+/// An XID in the file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WrittenXid {
+    Code(u64),
+    Table(XidTable),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct XidTable {
+    code: u64,
+    gi: Option<u32>,
+    ci: Option<u32>,
+    pid: Option<u32>,
+    name: Option<String>,
+}
+
+impl From<WrittenXid> for Xid {
+    fn from(written: WrittenXid) -> Self {
+        match written {
+            WrittenXid::Code(code) => Self::of(code),
+            WrittenXid::Table(table) => Self {
+                code: table.code,
+                gi: table.gi,
+                ci: table.ci,
+                pid: table.pid,
+                name: table.name,
+            },
+        }
+    }
+}
+
+impl From<Xid> for WrittenXid {
+    fn from(xid: Xid) -> Self {
+        match xid == Xid::of(xid.code) {
+            true => Self::Code(xid.code),
+            false => Self::Table(XidTable {
+                code: xid.code,
+                gi: xid.gi,
+                ci: xid.ci,
+                pid: xid.pid,
+                name: xid.name,
+            }),
+        }
+    }
 }
 
 /// Where an NVLink goes.
@@ -294,6 +398,18 @@ pub struct Instance {
     pub used_mib: u64,
 }
 
+/// A GPU instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuInstance {
+    /// A key of [`Gpu::profile`].
+    pub profile: String,
+    /// Its id; ids have gaps.
+    pub gi: u32,
+    /// Where it begins.
+    pub start: u32,
+}
+
 /// A process of somebody else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -320,6 +436,10 @@ pub struct Fault {
     /// Only for this GPU, by name.
     #[serde(default)]
     pub gpu: Option<String>,
+    /// NVML's calls only: what it asks for is done first, and then this happens. Only calls
+    /// that would have succeeded count.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub after: bool,
     /// What happens.
     pub answer: Answer,
 }
@@ -386,8 +506,8 @@ impl Description {
                     );
                 }
             }
-            for instance in &gpu.instance {
-                let at = format!("gpu.{name}.instance {}", instance.uuid);
+            for instance in gpu.gpu_instances() {
+                let at = format!("gpu.{name}: GPU instance {}", instance.gi);
                 if gpu.mig != Some(true) {
                     return wrong(at, "MIG is not on");
                 }
@@ -460,6 +580,23 @@ mod tests {
         for (name, description) in all {
             let text = description.text().unwrap();
             assert_eq!(Description::parse(&text).unwrap(), description, "{name}");
+        }
+    }
+
+    #[test]
+    fn xids_are_numbers_or_tables() {
+        let (_, mut description) = all().pop().unwrap();
+        let whole = Xid::of(79);
+        let part = Xid {
+            gi: Some(3),
+            name: Some("python".into()),
+            ..Xid::of(94)
+        };
+        for xids in [vec![whole.clone()], vec![part.clone()], vec![whole, part]] {
+            let gpu = description.gpu.values_mut().next().unwrap();
+            gpu.xid = xids;
+            let text = description.text().unwrap();
+            assert_eq!(Description::parse(&text).unwrap(), description, "{text}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
 
-use crate::description::{Description, Gpu};
+use crate::description::{Description, Gpu, GpuInstance, Instance};
 use crate::machine::Error;
 use crate::pci;
 
@@ -220,16 +220,14 @@ fn capabilities(tree: &mut Tree, description: &Description, gpus: &[&Gpu]) {
     add("mig/config".into(), 1, 0o400);
     add("mig/monitor".into(), 2, 0o444);
     for gpu in gpus {
-        for instance in &gpu.instance {
-            let (minor, gi, ci) = (gpu.minor, instance.gi, instance.ci);
-            let folder = format!("gpu{minor}/mig/gi{gi}");
-            add(
-                format!("{folder}/access"),
-                capability(minor, gi, None),
-                0o444,
-            );
-            let capability = capability(minor, gi, Some(ci));
-            add(format!("{folder}/ci{ci}/access"), capability, 0o444);
+        let minor = gpu.minor;
+        for GpuInstance { gi, .. } in gpu.gpu_instances() {
+            let at = format!("gpu{minor}/mig/gi{gi}/access");
+            add(at, capability(minor, gi, None), 0o444);
+        }
+        for Instance { gi, ci, .. } in &gpu.instance {
+            let at = format!("gpu{minor}/mig/gi{gi}/ci{ci}/access");
+            add(at, capability(minor, *gi, Some(*ci)), 0o444);
         }
     }
 }

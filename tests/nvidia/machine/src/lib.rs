@@ -15,13 +15,16 @@
 mod description;
 mod elf;
 mod files;
+mod kmsg;
 mod machine;
 pub mod memory;
+pub mod mig;
 pub mod pci;
 mod stage;
 
 pub use description::{
-    Answer, Description, Fault, Gpu, Instance, Link, Majors, Process, Profile, Wrong,
+    Answer, Description, Fault, Gpu, GpuInstance, Instance, Link, Majors, Process, Profile, Wrong,
+    Xid,
 };
 pub use files::capability;
 pub use machine::{DESCRIPTION, Error, Machine, Node};

@@ -1,6 +1,7 @@
 //! The description file, read and changed.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::description::{Answer, Description, Fault, Wrong};
-use crate::files;
+use crate::{files, kmsg};
 
 /// What a description file's name begins with; the driver's version follows. It is
 /// named like one of the driver's libraries, so that it is mounted with them.
@@ -178,10 +179,9 @@ impl Machine {
         read(&self.file, file)
     }
 
-    fn writable(&self) -> Result<&'static File, Error> {
+    fn writable(&self, writable: &mut Option<&'static File>) -> Result<&'static File, Error> {
         let at = || Error::at(&self.file);
         let inode = fs::metadata(&self.file).map_err(at())?.ino();
-        let mut writable = lock(&self.writable);
         if let Some(file) = *writable
             && file.metadata().map_err(at())?.ino() == inode
         {
@@ -191,23 +191,52 @@ impl Machine {
     }
 
     /// Changes the description, and with it the machine's files, in place: programs
-    /// that use it and containers that have it mounted see the change.
+    /// that use it and containers that have it mounted see the change. What the driver would
+    /// have said of it is in the kernel's log, `dev/kmsg` below the root.
     ///
     /// # Errors
     /// What the change makes describes no machine, or the files cannot be written. Then
     /// the description is as it was.
     pub fn change(&self, change: impl FnOnce(&mut Description)) -> Result<(), Error> {
-        let file = self.writable()?;
+        let made = self.try_change(|description| {
+            change(description);
+            Ok::<(), Infallible>(())
+        });
+        made.map(|_| ())
+    }
+
+    /// The same, where the change may refuse: then nothing is written. One change is made at a
+    /// time, and nobody allocates memory meanwhile, so what the change looks at stays as it is
+    /// until it is made. It must not call [`Machine::current`] or anything that does: that
+    /// would wait for this to end ([`crate::memory::held_now`] is for it).
+    ///
+    /// # Errors
+    /// As [`Machine::change`]; within that, what the change answers.
+    pub fn try_change<T, E>(
+        &self,
+        change: impl FnOnce(&mut Description) -> Result<T, E>,
+    ) -> Result<Result<T, E>, Error> {
+        // Threads of this process share the file's lock: they have one of their own.
+        let mut writable = lock(&self.writable);
+        let file = self.writable(&mut writable)?;
         let _turn = Turn::take(&self.file, file, FlockOperation::LockExclusive)?;
         let text = content(file).map_err(Error::at(&self.file))?;
         let wrong = |wrong| Error::Description(self.file.clone(), wrong);
-        let mut description = Description::parse(&text).map_err(wrong)?;
-        change(&mut description);
+        let before = Description::parse(&text).map_err(wrong)?;
+        let mut description = before.clone();
+        let answer = match change(&mut description) {
+            Ok(answer) => answer,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let text = description.text().map_err(wrong)?;
         if let Some(folder) = &self.folder {
-            files::make(&description, &folder.join("root"))?;
+            let root = folder.join("root");
+            files::make(&description, &root)?;
+            // Who hears of an event finds it in the log.
+            kmsg::add(&root, &kmsg::news(&before, &description))?;
         }
-        overwrite(file, text.as_bytes()).map_err(Error::at(&self.file))
+        overwrite(file, text.as_bytes()).map_err(Error::at(&self.file))?;
+        Ok(Ok(answer))
     }
 
     /// May this program open the driver's device node of that name: `nvidia0`,
@@ -260,11 +289,22 @@ impl Machine {
     /// has the fault.
     #[must_use]
     pub fn fault(&self, call: &str, gpu: Option<&str>) -> Option<Answer> {
+        self.due(call, gpu, false)
+    }
+
+    /// The same for the faults that come when a call has done what it was asked for; to be
+    /// told of those that have.
+    #[must_use]
+    pub fn fault_after(&self, call: &str, gpu: Option<&str>) -> Option<Answer> {
+        self.due(call, gpu, true)
+    }
+
+    fn due(&self, call: &str, gpu: Option<&str>, after: bool) -> Option<Answer> {
         let description = self.current();
         let mut answer = None;
         for fault in &description.fault {
             let here = fault.gpu.is_none() || fault.gpu.as_deref() == gpu;
-            if fault.call != call || !here {
+            if fault.call != call || !here || fault.after != after {
                 continue;
             }
             let due = fault.nth.is_none_or(|nth| {
@@ -356,8 +396,13 @@ struct Turn(&'static File);
 
 impl Turn {
     fn take(path: &Path, file: &'static File, how: FlockOperation) -> Result<Self, Error> {
-        flock(file, how).map_err(|error| Error::at(path)(error.into()))?;
-        Ok(Self(file))
+        loop {
+            match flock(file, how) {
+                Ok(()) => return Ok(Self(file)),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::at(path)(error.into())),
+            }
+        }
     }
 }
 
@@ -501,13 +546,53 @@ mod tests {
             call: "cuInit".into(),
             nth,
             gpu: gpu.map(str::to_owned),
+            after: false,
             answer: Answer::Code(code),
         };
-        let faults = vec![fault(Some(2), None, 1), fault(None, Some("b"), 2)];
+        let mut faults = vec![fault(Some(2), None, 1), fault(None, Some("b"), 2)];
+        faults.push(Fault {
+            after: true,
+            ..fault(Some(1), None, 3)
+        });
         machine.change(|d| d.fault = faults).unwrap();
         assert_eq!(machine.fault("cuInit", None), None);
         assert_eq!(machine.fault("cuOther", None), None);
         assert_eq!(machine.fault("cuInit", Some("a")), Some(Answer::Code(1)));
         assert_eq!(machine.fault("cuInit", Some("b")), Some(Answer::Code(2)));
+        assert_eq!(machine.fault_after("cuInit", None), Some(Answer::Code(3)));
+        assert_eq!(machine.fault_after("cuInit", None), None);
+    }
+
+    #[test]
+    fn a_change_may_refuse() {
+        let (_folder, machine) = machine();
+        let before = machine.current();
+        let refused = machine.try_change(|d| {
+            d.gpu.clear();
+            Err::<(), _>("no")
+        });
+        assert_eq!(refused.unwrap(), Err("no"));
+        assert_eq!(machine.current(), before);
+        let made = machine.try_change(|d| Ok::<_, ()>(d.gpu.remove("b").is_some()));
+        assert_eq!(made.unwrap(), Ok(true));
+        assert_eq!(machine.current().gpu.len(), 1);
+    }
+
+    #[test]
+    fn changes_at_the_same_time_are_all_made() {
+        let (folder, machine) = machine();
+        let other = Machine::at(folder.path()).unwrap();
+        thread::scope(|threads| {
+            for machine in [&machine, &machine, &other, &other] {
+                threads.spawn(|| {
+                    for _ in 0..50 {
+                        machine
+                            .change(|d| d.gpu.get_mut("a").unwrap().sms += 1)
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(machine.current().gpu["a"].sms, 132 + 200);
     }
 }

@@ -111,6 +111,23 @@ pub fn used(machine: &Machine, gpu: &str, gi: Option<u32>) -> io::Result<Vec<Use
     snapshot(witness(machine.file())?, place)
 }
 
+/// The same, for who is changing the machine ([`Machine::try_change`]) and so has everybody
+/// else wait: as the description is there.
+///
+/// # Errors
+/// As [`used`].
+pub fn held_now(
+    machine: &Machine,
+    description: &Description,
+    gpu: &str,
+    gi: Option<u32>,
+) -> io::Result<Vec<Use>> {
+    match Place::of(description, gpu, gi) {
+        Some(place) => held(witness(machine.file())?, place),
+        None => Ok(Vec::new()),
+    }
+}
+
 /// All that is held at one moment: nobody reserves meanwhile.
 fn snapshot(file: &'static File, place: Place) -> io::Result<Vec<Use>> {
     let _turn = Turn::take(file)?;

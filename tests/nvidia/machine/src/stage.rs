@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::description::Description;
 use crate::machine::{DESCRIPTION, Error, Machine};
-use crate::{elf, files};
+use crate::{elf, files, kmsg};
 
 /// The stand-ins for the driver's libraries, as they were built.
 #[derive(Clone, Debug)]
@@ -62,6 +62,7 @@ pub fn stage(
     let smi = "#!/bin/sh\necho 'NVIDIA-SMI (stand-in): ask a client of NVML' >&2\nexit 1\n";
     place.write(&root.join("usr/bin/nvidia-smi"), smi.as_bytes(), 0o755)?;
     files::make(description, &root)?;
+    place.write(&root.join(kmsg::FILE), b"", 0o644)?;
     let file = place
         .libraries
         .join(format!("{DESCRIPTION}.{}", description.driver));
@@ -135,6 +136,7 @@ mod tests {
     use std::os::unix::fs::FileTypeExt;
 
     use super::*;
+    use crate::description::Xid;
 
     const MIG: &str = r#"
         summary = 'a "MIG" machine'
@@ -269,6 +271,53 @@ mod tests {
         assert_eq!(read("numa_node") + &read("local_cpulist"), "1\n0-3\n");
         let driver = fs::canonicalize(gpu.join("driver")).unwrap();
         assert!(driver.ends_with("sys/bus/pci/drivers/nvidia"));
+    }
+
+    #[test]
+    fn the_log_is_only_added_to() {
+        let (folder, machine) = staged();
+        let log = || self::text(folder.path(), kmsg::FILE);
+        assert_eq!(log(), "");
+        let change = |change: &dyn Fn(&mut Description)| machine.change(change).unwrap();
+        let xid = |gpu: &str, xid: Xid| {
+            change(&|d| d.gpu.get_mut(gpu).unwrap().xid.push(xid.clone()));
+        };
+        let instance = Xid {
+            gi: Some(2),
+            ci: Some(0),
+            pid: Some(1234),
+            name: Some("python".into()),
+            ..Xid::of(94)
+        };
+        xid("a", instance);
+        xid("b", Xid::of(79));
+        change(&|d| d.gpu.get_mut("b").unwrap().lost = true);
+        let first = log();
+        change(&|d| d.summary = "another".into());
+        change(&|d| d.gpu.get_mut("a").unwrap().xid.clear());
+        assert_eq!(log(), first);
+        change(&|d| d.gpu.get_mut("c").unwrap().lost = true);
+        let all = log();
+        assert!(all.starts_with(&first));
+        let texts = [
+            "NVRM: Xid (PCI:0000:53:00 GPU-I:02 GPU-CI:00): 94, pid=1234, name=python, Contained",
+            "NVRM: Xid (PCI:0000:54:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off",
+            "NVRM: Xid (PCI:0000:00:1e): 79, pid='<unknown>', name=<unknown>, GPU has fallen off",
+        ];
+        assert_eq!(all.lines().count(), texts.len(), "{all}");
+        let mut last = 0;
+        for ((number, line), text) in all.lines().enumerate().zip(texts) {
+            let (head, said) = line.split_once(';').unwrap();
+            assert!(said.starts_with(text), "{said}");
+            let head: Vec<&str> = head.split(',').collect();
+            let [priority, sequence, time, "-"] = head[..] else {
+                panic!("{line}");
+            };
+            assert_eq!((priority, sequence), ("4", &*number.to_string()));
+            let time: u64 = time.parse().unwrap();
+            assert!(time > last, "{all}");
+            last = time;
+        }
     }
 
     #[test]

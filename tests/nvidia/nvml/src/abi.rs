@@ -27,6 +27,9 @@ pub(crate) const VERSION_MISMATCH: nvmlReturn_t =
 pub(crate) const ARGUMENT_VERSION_MISMATCH: nvmlReturn_t =
     nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
 pub(crate) const DEPRECATED: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_DEPRECATED;
+pub(crate) const IN_USE: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_IN_USE;
+pub(crate) const INSUFFICIENT_RESOURCES: nvmlReturn_t =
+    nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_RESOURCES;
 pub(crate) const UNKNOWN: nvmlReturn_t = nvmlReturn_enum_NVML_ERROR_UNKNOWN;
 
 /// Runs a call: no panic leaves it.
@@ -131,6 +134,14 @@ impl<T: Copy> Out<T> {
     /// The caller's pointer, for handles: nothing is there.
     pub(crate) fn pointer(self) -> *mut T {
         self.0
+    }
+
+    /// Is there a place for the answer? For calls that change something first.
+    pub(crate) fn present(self) -> Answer {
+        match self.0.is_null() {
+            true => Err(INVALID_ARGUMENT),
+            false => Ok(()),
+        }
     }
 
     /// Writes the answer.

@@ -1,4 +1,4 @@
-//! Events: XIDs, as the description gains them.
+//! Events: XIDs, as the description gains them, and ECC errors, as they become more.
 
 use std::collections::BTreeMap;
 use std::ffi::{c_uint, c_ulonglong};
@@ -8,18 +8,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use divvy_nvidia_machine::Description;
+use divvy_nvidia_machine::{Description, Xid};
 use nvml_wrapper_sys::bindings::*;
 
 use crate::abi::*;
 use crate::handles::Handle;
+use crate::processes::NO_INSTANCE;
 use crate::state::Call;
 
 /// Between two looks at the description.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What can be waited for. Only XIDs ever come.
-const TYPES: c_ulonglong = 1 | 2 | 4 | XID | 16;
+/// What can be waited for. Of states and clocks nothing ever comes.
+const TYPES: c_ulonglong = 1 | ECC | 4 | XID | 16;
+
+/// ECC errors that could not be corrected.
+const ECC: c_ulonglong = 2;
 
 const XID: c_ulonglong = 8;
 
@@ -34,6 +38,7 @@ type Set = BTreeMap<String, Watched>;
 struct Watched {
     types: c_ulonglong,
     xids: usize,
+    ecc_errors: u64,
     lost: bool,
 }
 
@@ -49,7 +54,9 @@ fn sets() -> MutexGuard<'static, BTreeMap<usize, Set>> {
 /// What happened.
 enum Event {
     /// On the GPU of that name.
-    Xid(String, u64),
+    Xid(String, Xid),
+    /// On the GPU of that name.
+    Ecc(String),
     /// A GPU fell off the bus.
     Lost,
 }
@@ -60,17 +67,25 @@ fn next(set: &mut Set, description: &Description) -> Option<Event> {
         let Some(gpu) = description.gpu.get(name) else {
             continue;
         };
-        if let Some(xid) = gpu.xid.get(watched.xids) {
+        // Those that were forgotten are not missed.
+        watched.xids = watched.xids.min(gpu.xid.len());
+        while let Some(xid) = gpu.xid.get(watched.xids) {
             watched.xids += 1;
             if watched.types & XID != 0 {
-                return Some(Event::Xid(name.clone(), *xid));
+                return Some(Event::Xid(name.clone(), xid.clone()));
             }
         }
-        if (gpu.lost || !gpu.present) && !watched.lost {
-            watched.lost = true;
+        let more = gpu.ecc_errors > watched.ecc_errors;
+        watched.ecc_errors = gpu.ecc_errors;
+        if more && watched.types & ECC != 0 {
+            return Some(Event::Ecc(name.clone()));
+        }
+        let was_lost = watched.lost;
+        watched.lost = gpu.lost || !gpu.present;
+        if watched.lost && !was_lost {
             // The kernel raises one of its own, if it did not yet.
-            if watched.types & XID != 0 && !gpu.xid.contains(&FALLEN) {
-                return Some(Event::Xid(name.clone(), FALLEN));
+            if watched.types & XID != 0 && gpu.xid.iter().all(|xid| xid.code != FALLEN) {
+                return Some(Event::Xid(name.clone(), Xid::of(FALLEN)));
             }
             return Some(Event::Lost);
         }
@@ -94,9 +109,18 @@ fn wait(call: &Call, set: Out<nvmlEventSet_st>, data: Out<nvmlEventData_t>, ms: 
                 return data.put(nvmlEventData_t {
                     device: Handle::Gpu(gpu).pointer(),
                     eventType: XID,
-                    eventData: xid,
-                    gpuInstanceId: c_uint::MAX,
-                    computeInstanceId: c_uint::MAX,
+                    eventData: xid.code,
+                    gpuInstanceId: xid.gi.unwrap_or(NO_INSTANCE),
+                    computeInstanceId: xid.ci.unwrap_or(NO_INSTANCE),
+                });
+            }
+            Some(Event::Ecc(gpu)) => {
+                return data.put(nvmlEventData_t {
+                    device: Handle::Gpu(gpu).pointer(),
+                    eventType: ECC,
+                    eventData: 0,
+                    gpuInstanceId: NO_INSTANCE,
+                    computeInstanceId: NO_INSTANCE,
                 });
             }
             Some(Event::Lost) => return Err(GPU_IS_LOST),
@@ -128,7 +152,12 @@ exports! {
         let mut sets = sets();
         let set = sets.get_mut(&set.pointer().addr()).ok_or(INVALID_ARGUMENT)?;
         // What was before is not told.
-        let new = Watched { types: 0, xids: gpu.xid.len(), lost: false };
+        let new = Watched {
+            types: 0,
+            xids: gpu.xid.len(),
+            ecc_errors: gpu.ecc_errors,
+            lost: false,
+        };
         set.entry(device.name.to_owned()).or_insert(new).types |= types;
         Ok(())
     }

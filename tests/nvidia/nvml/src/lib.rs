@@ -3,8 +3,8 @@
 //!
 //! What it says comes from the machine's description beside it ([`divvy_nvidia_machine`]), as
 //! that is at the time of each call. What a GPU of the description lacks is
-//! `NVML_ERROR_NOT_SUPPORTED`, as from the real driver. It changes nothing: what
-//! would change the machine is refused.
+//! `NVML_ERROR_NOT_SUPPORTED`, as from the real driver. Of what would change the machine only
+//! MIG is done (`divide`); the rest is not supported.
 //!
 //! - `abi`: what crosses the boundary, and the only unsafe code but for the functions' heads;
 //! - `state`: initialised or not, handles, what each call begins with;
@@ -20,6 +20,7 @@
 mod abi;
 mod clocks;
 mod compute;
+mod divide;
 mod events;
 mod fields;
 mod handles;

@@ -20,12 +20,8 @@ pub(crate) fn allocated(machine: &Machine, gpu: &str, gi: Option<u32>) -> Vec<(O
 
 /// The GPU instances that there are.
 pub(crate) fn instances(device: &Device) -> BTreeSet<u32> {
-    device
-        .gpu
-        .instance
-        .iter()
-        .map(|instance| instance.gi)
-        .collect()
+    let all = device.gpu.gpu_instances().into_iter();
+    all.map(|instance| instance.gi).collect()
 }
 
 /// Bytes.

@@ -2,13 +2,13 @@
 
 use std::ffi::c_uint;
 
-use divvy_nvidia_machine::{Gpu, Profile};
+use divvy_nvidia_machine::{Gpu, Instance, Profile};
 use nvml_wrapper_sys::bindings::*;
 
 use crate::abi::*;
 use crate::handles::Handle;
 use crate::memory::instances;
-use crate::state::{Call, Device, Part};
+use crate::state::{Call, Device, Part, Whole, sms};
 
 /// MIG devices that a GPU can have at once.
 fn most(gpu: &Gpu) -> c_uint {
@@ -17,14 +17,14 @@ fn most(gpu: &Gpu) -> c_uint {
 }
 
 /// A GPU that can do MIG.
-fn able<'a>(device: &Device<'a>) -> Answer<&'a Gpu> {
+pub(crate) fn able<'a>(device: &Device<'a>) -> Answer<&'a Gpu> {
     let gpu = device.whole()?;
     gpu.mig.ok_or(NOT_SUPPORTED)?;
     Ok(gpu)
 }
 
 /// A GPU in MIG mode.
-fn divided<'a>(device: &Device<'a>) -> Answer<&'a Gpu> {
+pub(crate) fn divided<'a>(device: &Device<'a>) -> Answer<&'a Gpu> {
     match able(device)?.mig {
         Some(true) => Ok(device.gpu),
         _ => Err(NOT_SUPPORTED),
@@ -137,22 +137,6 @@ fn info_versioned(of: (&str, &Profile), out: Out<nvmlGpuInstanceProfileInfo_v2_t
     })
 }
 
-/// The memory slices that are taken: first, and how many.
-fn taken(device: &Device) -> Vec<(u32, u32)> {
-    let of = |gi: u32| {
-        let instance = device
-            .gpu
-            .instance
-            .iter()
-            .find(|instance| instance.gi == gi)?;
-        Some((
-            instance.start,
-            device.gpu.profile.get(&instance.profile)?.memory,
-        ))
-    };
-    instances(device).into_iter().filter_map(of).collect()
-}
-
 fn placements(profile: &Profile) -> Vec<nvmlGpuInstancePlacement_t> {
     let place = |start: &u32| nvmlGpuInstancePlacement_t {
         start: *start,
@@ -161,20 +145,19 @@ fn placements(profile: &Profile) -> Vec<nvmlGpuInstancePlacement_t> {
     profile.starts.iter().map(place).collect()
 }
 
-/// Who may not: nothing here makes or unmakes instances.
-fn refuse(gpu: Answer<&Gpu>) -> Answer {
-    gpu?;
-    Err(NO_PERMISSION)
-}
-
-fn compute_info(part: &Part, asked: c_uint) -> Answer<nvmlComputeInstanceProfileInfo_v2_t> {
+/// The compute slices that a kind of compute instance, by the vendor's number, has in a GPU
+/// instance of this profile.
+pub(crate) fn compute_slices(profile: &Profile, asked: c_uint) -> Answer<u32> {
     if asked >= NVML_COMPUTE_INSTANCE_PROFILE_COUNT {
         return Err(INVALID_ARGUMENT);
     }
-    let mut fitting = 1..=part.profile.compute;
-    let count = fitting
-        .find(|count| slices(*count) == Some(asked))
-        .ok_or(NOT_SUPPORTED)?;
+    let mut fitting = 1..=profile.compute;
+    let found = fitting.find(|count| slices(*count) == Some(asked));
+    found.ok_or(NOT_SUPPORTED)
+}
+
+fn compute_info(part: &Whole, asked: c_uint) -> Answer<nvmlComputeInstanceProfileInfo_v2_t> {
+    let count = compute_slices(part.profile, asked)?;
     let name = match count == part.profile.compute {
         true => part.instance.profile.clone(),
         false => format!("{count}c.{}", part.instance.profile),
@@ -184,7 +167,7 @@ fn compute_info(part: &Part, asked: c_uint) -> Answer<nvmlComputeInstanceProfile
         id: asked,
         sliceCount: count,
         instanceCount: part.profile.compute / count,
-        multiprocessorCount: part.sms(count),
+        multiprocessorCount: sms(part.profile, count),
         sharedCopyEngineCount: part.profile.compute,
         sharedDecoderCount: 0,
         sharedEncoderCount: 0,
@@ -197,15 +180,9 @@ fn compute_info(part: &Part, asked: c_uint) -> Answer<nvmlComputeInstanceProfile
 fn compute_instance(part: &Part, info: Out<nvmlComputeInstanceInfo_t>) -> Answer {
     let instance = part.instance;
     // Those before it in its GPU instance come first.
-    let mates = part
-        .gpu
-        .instance
-        .iter()
-        .filter(|mate| mate.gi == instance.gi);
+    let mates = part.gpu.mates(instance.gi);
     let before = mates.take_while(|mate| mate.ci != instance.ci);
-    let start = before
-        .map(|mate| mate.slices.unwrap_or(part.profile.compute))
-        .sum();
+    let start = before.map(|mate| mate.taken(part.profile)).sum();
     info.put(nvmlComputeInstanceInfo_t {
         device: Handle::Gpu(part.name.to_owned()).pointer(),
         gpuInstance: Handle::GpuInstance(part.name.to_owned(), instance.gi).pointer(),
@@ -223,7 +200,7 @@ fn attributes(device: &Device, out: Out<nvmlDeviceAttributes_t>) -> Answer {
     let part = device.part().ok_or(NOT_SUPPORTED)?;
     let engines = info((&part.instance.profile, part.profile));
     out.put(nvmlDeviceAttributes_t {
-        multiprocessorCount: part.sms(part.slices()),
+        multiprocessorCount: part.sms(),
         sharedCopyEngineCount: engines.copyEngineCount,
         sharedDecoderCount: engines.decoderCount,
         sharedEncoderCount: engines.encoderCount,
@@ -246,9 +223,6 @@ exports! {
         let now = gpu.mig == Some(true);
         current.put(u32::from(now))?;
         pending.put(u32::from(gpu.mig_pending.unwrap_or(now)))
-    }
-    about nvmlDeviceSetMigMode(device: nvmlDevice_t, _mode: c_uint, _status: *mut nvmlReturn_t) {
-        refuse(able(&device))
     }
     about nvmlDeviceGetMaxMigDeviceCount(device: nvmlDevice_t, count: *mut c_uint) {
         // A GPU that has no MIG, or has it off, answers too: none.
@@ -331,44 +305,17 @@ exports! {
         count.put(number(all.len()))
     }
     about nvmlDeviceGetGpuInstanceRemainingCapacity(device: nvmlDevice_t, id: c_uint, count: *mut c_uint) {
-        divided(&device)?;
-        let profile = by_id(&device, id)?.1;
-        let taken = taken(&device);
-        let mut end = 0;
-        let mut fit = 0;
-        // From the left, each where nothing is, and behind the one before.
-        for start in &profile.starts {
-            let clear = |(first, size): &(u32, u32)| {
-                start + profile.memory <= *first || first + size <= *start
-            };
-            if *start >= end && taken.iter().all(clear) {
-                end = start + profile.memory;
-                fit += 1;
-            }
-        }
-        count.put(fit)
-    }
-    about nvmlDeviceCreateGpuInstance(device: nvmlDevice_t, _id: c_uint, _to: *mut nvmlGpuInstance_t) {
-        refuse(divided(&device))
-    }
-    about nvmlDeviceCreateGpuInstanceWithPlacement(
-        device: nvmlDevice_t, _id: c_uint, _at: *const nvmlGpuInstancePlacement_t,
-        _to: *mut nvmlGpuInstance_t
-    ) {
-        refuse(divided(&device))
+        let gpu = divided(&device)?;
+        count.put(gpu.room(by_id(&device, id)?.0))
     }
     about nvmlDeviceGetGpuInstances(
         device: nvmlDevice_t, id: c_uint, to: *mut nvmlGpuInstance_t, count: *mut c_uint
     ) {
-        divided(&device)?;
+        let gpu = divided(&device)?;
         let name = by_id(&device, id)?.0;
-        let of = |gi: &u32| {
-            let instances = &device.gpu.instance;
-            instances.iter().any(|instance| instance.gi == *gi && instance.profile == name)
-        };
-        let found = instances(&device).into_iter().filter(of);
+        let found = gpu.gpu_instances().into_iter().filter(|instance| instance.profile == name);
         let handle = |gi| Handle::GpuInstance(device.name.to_owned(), gi).pointer();
-        let found: Vec<nvmlGpuInstance_t> = found.map(handle).collect();
+        let found: Vec<nvmlGpuInstance_t> = found.map(|instance| handle(instance.gi)).collect();
         // There is to be room for as many as there can be.
         count.put(number(found.len()))?;
         if found.is_empty() { Ok(()) } else { to.fill(&found) }
@@ -390,9 +337,6 @@ exports! {
                 size: part.profile.memory,
             },
         })
-    }
-    about nvmlGpuInstanceDestroy(part: nvmlGpuInstance_t) {
-        refuse(Ok(part.gpu))
     }
     about nvmlGpuInstanceGetComputeInstanceProfileInfo(
         part: nvmlGpuInstance_t, kind: c_uint, engines: c_uint, to: *mut nvmlComputeInstanceProfileInfo_t
@@ -428,24 +372,14 @@ exports! {
         part: nvmlGpuInstance_t, kind: c_uint, count: *mut c_uint
     ) {
         let each = compute_info(&part, kind)?.sliceCount;
-        let mates = part.gpu.instance.iter().filter(|mate| mate.gi == part.instance.gi);
-        let used: u32 = mates.map(|mate| mate.slices.unwrap_or(part.profile.compute)).sum();
-        count.put(part.profile.compute.saturating_sub(used) / each)
-    }
-    about nvmlGpuInstanceCreateComputeInstance(
-        part: nvmlGpuInstance_t, _kind: c_uint, _to: *mut nvmlComputeInstance_t
-    ) {
-        refuse(Ok(part.gpu))
+        count.put(part.gpu.slices_left(part.instance.gi, part.profile) / each)
     }
     about nvmlGpuInstanceGetComputeInstances(
         part: nvmlGpuInstance_t, kind: c_uint, to: *mut nvmlComputeInstance_t, count: *mut c_uint
     ) {
-        let of = |mate: &&divvy_nvidia_machine::Instance| {
-            let count = mate.slices.unwrap_or(part.profile.compute);
-            mate.gi == part.instance.gi && slices(count) == Some(kind)
-        };
-        let found = part.gpu.instance.iter().filter(of);
-        let handle = |mate: &divvy_nvidia_machine::Instance| {
+        let of = |mate: &&Instance| slices(mate.taken(part.profile)) == Some(kind);
+        let found = part.gpu.mates(part.instance.gi).filter(of);
+        let handle = |mate: &Instance| {
             Handle::ComputeInstance(part.name.to_owned(), mate.gi, mate.ci).pointer()
         };
         let found: Vec<nvmlComputeInstance_t> = found.map(handle).collect();
@@ -455,8 +389,7 @@ exports! {
     about nvmlGpuInstanceGetComputeInstanceById(
         part: nvmlGpuInstance_t, id: c_uint, to: *mut nvmlComputeInstance_t
     ) {
-        let mut mates = part.gpu.instance.iter().filter(|mate| mate.gi == part.instance.gi);
-        let found = mates.find(|mate| mate.ci == id).ok_or(NOT_FOUND)?;
+        let found = part.gpu.mates(part.instance.gi).find(|mate| mate.ci == id).ok_or(NOT_FOUND)?;
         to.put(Handle::ComputeInstance(part.name.to_owned(), found.gi, found.ci).pointer())
     }
     about nvmlComputeInstanceGetInfo_v2(part: nvmlComputeInstance_t, to: *mut nvmlComputeInstanceInfo_t) {
@@ -464,8 +397,5 @@ exports! {
     }
     about nvmlComputeInstanceGetInfo(part: nvmlComputeInstance_t, to: *mut nvmlComputeInstanceInfo_t) {
         compute_instance(&part, to)
-    }
-    about nvmlComputeInstanceDestroy(part: nvmlComputeInstance_t) {
-        refuse(Ok(part.gpu))
     }
 }

@@ -12,7 +12,7 @@ use crate::state::Device;
 
 /// What is not known, or does not apply.
 const NOT_AVAILABLE: c_ulonglong = c_ulonglong::MAX;
-const NO_INSTANCE: c_uint = c_uint::MAX;
+pub(crate) const NO_INSTANCE: c_uint = c_uint::MAX;
 
 /// Processes that compute, or draw: those of the description, and those that have really
 /// allocated. Those whose numbers cannot be told from here are left out.

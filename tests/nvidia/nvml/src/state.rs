@@ -1,8 +1,12 @@
 //! Initialised or not, and what each call begins with.
 
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use divvy_nvidia_machine::{Description, Error, Gpu, Instance, Machine, Node, Profile, capability};
+use divvy_nvidia_machine::{
+    Answer as Faulty, Description, Error, Gpu, GpuInstance, Instance, Machine, Node, Profile,
+    capability,
+};
 use nvml_wrapper_sys::bindings::*;
 
 use crate::abi::*;
@@ -30,6 +34,8 @@ pub(crate) struct Call {
     pub(crate) machine: Arc<Machine>,
     /// As it is for the whole of the call.
     pub(crate) description: Arc<Description>,
+    /// The GPU that it turned out to be about.
+    subject: RefCell<Option<String>>,
 }
 
 /// Answers a call; NVML is to be initialised.
@@ -42,7 +48,9 @@ pub(crate) fn answer(name: &'static str, body: impl FnOnce(&Call) -> Answer) -> 
                 ..
             } => Arc::clone(machine),
         };
-        body(&Call::new(name, machine)?)
+        let call = Call::new(name, machine)?;
+        body(&call)?;
+        call.fault_after()
     })
 }
 
@@ -56,19 +64,20 @@ impl Call {
             name,
             machine,
             description,
+            subject: RefCell::default(),
         })
     }
 
     /// What the description's faults do to this call about this GPU.
     pub(crate) fn fault(&self, gpu: Option<&str>) -> Answer {
-        match self
-            .machine
-            .fault(self.name, gpu)
-            .map(|answer| answer.give())
-        {
-            Some(code) if code != nvmlReturn_enum_NVML_SUCCESS => Err(code),
-            _ => Ok(()),
-        }
+        self.subject.replace(gpu.map(str::to_owned));
+        give(self.machine.fault(self.name, gpu))
+    }
+
+    /// What they do to it when it is done.
+    fn fault_after(&self) -> Answer {
+        let gpu = self.subject.borrow();
+        give(self.machine.fault_after(self.name, gpu.as_deref()))
     }
 
     /// Is the driver of this version, or later?
@@ -121,6 +130,13 @@ impl Call {
     }
 }
 
+fn give(fault: Option<Faulty>) -> Answer {
+    match fault.map(|answer| answer.give()) {
+        Some(code) if code != nvmlReturn_enum_NVML_SUCCESS => Err(code),
+        _ => Ok(()),
+    }
+}
+
 /// What handles are of.
 pub(crate) trait Subject {
     /// As the description has it.
@@ -166,18 +182,29 @@ impl Subject for *mut nvmlDevice_st {
 }
 
 impl Subject for *mut nvmlGpuInstance_st {
-    type Found<'a> = Part<'a>;
+    type Found<'a> = Whole<'a>;
 
     fn handle(self) -> Option<Handle> {
         Handle::of(self)
     }
 
-    fn found<'a>(_: &'a Call, handle: &Handle, name: &'a str, gpu: &'a Gpu) -> Option<Part<'a>> {
+    fn found<'a>(
+        call: &'a Call,
+        handle: &Handle,
+        name: &'a str,
+        gpu: &'a Gpu,
+    ) -> Option<Whole<'a>> {
         let Handle::GpuInstance(_, gi) = handle else {
             return None;
         };
-        let instance = gpu.instance.iter().find(|i| i.gi == *gi)?;
-        Part::new(name, gpu, instance)
+        let instance = gpu.gpu_instance(*gi)?;
+        Some(Whole {
+            call,
+            name,
+            gpu,
+            profile: gpu.profile.get(&instance.profile)?,
+            instance,
+        })
     }
 }
 
@@ -188,12 +215,12 @@ impl Subject for *mut nvmlComputeInstance_st {
         Handle::of(self)
     }
 
-    fn found<'a>(_: &'a Call, handle: &Handle, name: &'a str, gpu: &'a Gpu) -> Option<Part<'a>> {
+    fn found<'a>(call: &'a Call, handle: &Handle, name: &'a str, gpu: &'a Gpu) -> Option<Part<'a>> {
         let Handle::ComputeInstance(_, gi, ci) = handle else {
             return None;
         };
         let instance = gpu.instance.iter().find(|i| (i.gi, i.ci) == (*gi, *ci))?;
-        Part::new(name, gpu, instance)
+        Part::new(call, name, gpu, instance)
     }
 }
 
@@ -226,12 +253,23 @@ impl<'a> Device<'a> {
 
     /// The MIG device and its GPU instance's profile.
     pub(crate) fn part(&self) -> Option<Part<'a>> {
-        Part::new(self.name, self.gpu, self.instance?)
+        Part::new(self.call, self.name, self.gpu, self.instance?)
     }
+}
+
+/// A GPU instance, with its profile.
+pub(crate) struct Whole<'a> {
+    pub(crate) call: &'a Call,
+    /// The GPU's name.
+    pub(crate) name: &'a str,
+    pub(crate) gpu: &'a Gpu,
+    pub(crate) instance: GpuInstance,
+    pub(crate) profile: &'a Profile,
 }
 
 /// A MIG device, with its GPU instance's profile.
 pub(crate) struct Part<'a> {
+    pub(crate) call: &'a Call,
     /// The GPU's name.
     pub(crate) name: &'a str,
     pub(crate) gpu: &'a Gpu,
@@ -240,9 +278,10 @@ pub(crate) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn new(name: &'a str, gpu: &'a Gpu, instance: &'a Instance) -> Option<Self> {
+    fn new(call: &'a Call, name: &'a str, gpu: &'a Gpu, instance: &'a Instance) -> Option<Self> {
         let profile = gpu.profile.get(&instance.profile)?;
         Some(Self {
+            call,
             name,
             gpu,
             instance,
@@ -252,13 +291,18 @@ impl<'a> Part<'a> {
 
     /// Its compute slices.
     pub(crate) fn slices(&self) -> u32 {
-        self.instance.slices.unwrap_or(self.profile.compute)
+        self.instance.taken(self.profile)
     }
 
-    /// The multiprocessors of so many of its GPU instance's compute slices.
-    pub(crate) fn sms(&self, slices: u32) -> u32 {
-        self.profile.sms * slices / self.profile.compute.max(1)
+    /// Its multiprocessors.
+    pub(crate) fn sms(&self) -> u32 {
+        sms(self.profile, self.slices())
     }
+}
+
+/// The multiprocessors of so many of a GPU instance's compute slices.
+pub(crate) fn sms(profile: &Profile, slices: u32) -> u32 {
+    profile.sms * slices / profile.compute.max(1)
 }
 
 // === init and shutdown ===

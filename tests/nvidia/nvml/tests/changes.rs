@@ -7,10 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use common::{description, staged, staged_as};
+use divvy_nvidia_machine::Xid;
 use divvy_nvidia_machine::memory::{Ledger, Place};
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper_sys::bindings::{nvmlEventData_t, nvmlEventTypeXidCriticalError};
 
 #[test]
 fn handles_stay_with_their_gpus_when_the_order_changes() {
@@ -69,7 +71,7 @@ fn a_gpu_is_pulled_out_and_another_put_in() {
 #[test]
 fn xids_are_events() {
     let staged = staged("h100x8");
-    staged.gpu("g1", |gpu| gpu.xid = vec![13]);
+    staged.gpu("g1", |gpu| gpu.xid = vec![13.into()]);
     let nvml = staged.open();
     let mut set = nvml.create_event_set().unwrap();
     for index in 0..8 {
@@ -89,7 +91,7 @@ fn xids_are_events() {
     thread::scope(|threads| {
         threads.spawn(|| {
             thread::sleep(Duration::from_millis(100));
-            staged.gpu("g1", |gpu| gpu.xid.extend([48, 63]));
+            staged.gpu("g1", |gpu| gpu.xid.extend([48, 63].map(Xid::of)));
         });
         for xid in [48, 63] {
             let event = set.wait(5000).unwrap();
@@ -105,8 +107,66 @@ fn xids_are_events() {
     let got = format!("{:?}", event.event_data);
     assert!(got.contains("79"), "{got}");
     // The others' still come.
-    staged.gpu("g5", |gpu| gpu.xid.push(94));
+    staged.gpu("g5", |gpu| gpu.xid.push(Xid::of(94)));
     assert_eq!(set.wait(5000).unwrap().device.index().unwrap(), 5);
+    set.release_events().unwrap();
+}
+
+#[test]
+fn events_say_which_instance_and_that_memory_is_bad() {
+    let staged = staged("a100-mig");
+    let nvml = staged.open();
+    let device = nvml.device_by_index(0).unwrap();
+    let both = EventTypes::CRITICAL_XID_ERROR | EventTypes::DOUBLE_BIT_ECC_ERROR;
+    let set = nvml.create_event_set().unwrap();
+    let set = device.register_events(both, set).unwrap();
+    // Nobody waits for those of this one.
+    let other = nvml.device_by_index(1).unwrap();
+    let set = other
+        .register_events(EventTypes::PSTATE_CHANGE, set)
+        .unwrap();
+    staged.gpu("whole", |gpu| {
+        gpu.ecc_errors += 1;
+        gpu.xid.push(Xid::of(48));
+    });
+    assert!(matches!(set.wait(0), Err(NvmlError::Timeout)));
+    staged.gpu("divided", |gpu| {
+        gpu.ecc_errors += 2;
+        gpu.xid.push(Xid {
+            gi: Some(2),
+            ci: Some(1),
+            ..Xid::of(94)
+        });
+        gpu.xid.push(Xid {
+            gi: Some(3),
+            ..Xid::of(95)
+        });
+    });
+    let wait = nvml.lib().nvmlEventSetWait_v2.as_ref().unwrap();
+    for of in [(2, 1), (3, u32::MAX)] {
+        // SAFETY: numbers and a handle.
+        let mut event: nvmlEventData_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the set is of this library, and the answer has a place.
+        assert_eq!(unsafe { wait(set.handle(), &mut event, 0) }, 0);
+        assert_eq!(event.eventType, u64::from(nvmlEventTypeXidCriticalError));
+        assert_eq!((event.gpuInstanceId, event.computeInstanceId), of);
+    }
+    let event = set.wait(0).unwrap();
+    assert_eq!(event.event_type, EventTypes::DOUBLE_BIT_ECC_ERROR);
+    assert_eq!(event.device.index().unwrap(), 0);
+    assert!(matches!(set.wait(0), Err(NvmlError::Timeout)));
+    // A list that begins anew is one.
+    staged.gpu("divided", |gpu| gpu.xid.clear());
+    assert!(matches!(set.wait(0), Err(NvmlError::Timeout)));
+    staged.gpu("divided", |gpu| gpu.xid.push(Xid::of(31)));
+    assert!(set.wait(0).is_ok());
+    // Lost twice.
+    for _ in 0..2 {
+        staged.gpu("divided", |gpu| gpu.lost = true);
+        assert!(set.wait(0).is_ok());
+        staged.gpu("divided", |gpu| gpu.lost = false);
+        assert!(matches!(set.wait(0), Err(NvmlError::Timeout)));
+    }
     set.release_events().unwrap();
 }
 

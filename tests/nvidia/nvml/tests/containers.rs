@@ -13,6 +13,7 @@ use std::process::Command;
 use common::{Staged, staged};
 use divvy_nvidia_machine::capability;
 use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
 
 /// Where the child finds the libraries.
 const LIBRARIES: &str = "NVML_CONTAINER_LIBRARIES";
@@ -33,6 +34,15 @@ fn child() {
 
 fn list(nvml: &Nvml) -> String {
     let mut said = String::new();
+    if nvml.device_count().is_ok_and(|count| count > 0) {
+        // Whatever it was given, the machine is not its to change.
+        let gpu = nvml.device_by_index(0).unwrap();
+        let refused = gpu.set_mig_mode(gpu.mig_mode().unwrap().current == 0);
+        assert!(
+            matches!(refused, Err(NvmlError::NoPermission)),
+            "{refused:?}"
+        );
+    }
     for index in 0..nvml.device_count().unwrap() {
         let gpu = nvml.device_by_index(index).unwrap();
         write!(said, "{index}:{}", gpu.minor_number().unwrap()).unwrap();

@@ -21,6 +21,7 @@ fn fault(staged: &Staged, call: &str, gpu: Option<&str>, nth: Option<u64>, answe
         call: call.into(),
         nth,
         gpu: gpu.map(str::to_owned),
+        after: false,
         answer,
     };
     staged

@@ -136,11 +136,6 @@ fn what_a_gpu_lacks_is_not_supported() {
     assert_eq!(whole.mig_mode().unwrap().current, 0);
     assert_eq!(whole.mig_device_count().unwrap(), 0);
     same(whole.mig_device_by_index(0).map(|_| ()), None);
-    let refused = nvml.device_by_index(0).unwrap().set_mig_mode(false);
-    assert!(
-        matches!(refused, Err(NvmlError::NoPermission)),
-        "{refused:?}"
-    );
     let staged = self::staged("t4");
     let nvml = staged.open();
     let t4 = nvml.device_by_index(0).unwrap();
@@ -286,8 +281,6 @@ fn instances_by_id_and_profile() {
         );
         assert_eq!((code, left), (0, room), "{profile}");
     }
-    let code = raw!(nvml, nvmlDeviceCreateGpuInstance(handle, 19, &mut found));
-    assert_eq!(code, nvmlReturn_enum_NVML_ERROR_NO_PERMISSION);
 }
 
 #[test]
