@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use divvy_plugin::ConfigKey;
 
 use crate::error::Error;
+use crate::manage::{Manage, Policy};
 
 /// The settings, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(crate) struct Config {
     pub(crate) nvidia_smi: bool,
     /// Refuse images whose `NVIDIA_REQUIRE_*` this driver does not meet?
     pub(crate) require: bool,
+    /// May MIG instances be made and unmade, and where?
+    pub(crate) manage: Manage,
 }
 
 /// The settings and what they do, for the manifest.
@@ -45,6 +48,14 @@ pub(crate) fn keys() -> Vec<ConfigKey> {
             "require",
             "check: refuse images whose NVIDIA_REQUIRE_* this driver does not meet (default); ignore: run them",
         ),
+        (
+            "mig",
+            "keep: MIG stays as it is (default); instances: make and unmake instances on GPUs that have it on; mode: also turn it on and off on idle GPUs",
+        ),
+        (
+            "mig_gpus",
+            "the GPUs for which cuda.mig is, by UUID or PCI address, with commas between them; default: all",
+        ),
     ]
     .map(|(name, summary)| ConfigKey {
         name: name.into(),
@@ -62,6 +73,7 @@ impl Config {
             cuda: None,
             nvidia_smi: false,
             require: true,
+            manage: Manage::default(),
         };
         for (key, value) in settings {
             match key.as_str() {
@@ -70,6 +82,8 @@ impl Config {
                 "cuda" => config.cuda = Some(value.into()),
                 "nvidia_smi" => config.nvidia_smi = choice(key, value, ["no", "yes"])?,
                 "require" => config.require = choice(key, value, ["ignore", "check"])?,
+                "mig" => config.manage.policy = policy(value)?,
+                "mig_gpus" => config.manage.gpus = Some(names(value)),
                 _ => return Err(Error::UnknownKey(key.clone())),
             }
         }
@@ -78,6 +92,23 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+fn policy(value: &str) -> Result<Policy, Error> {
+    match value {
+        "keep" => Ok(Policy::Keep),
+        "instances" => Ok(Policy::Instances),
+        "mode" => Ok(Policy::Mode),
+        _ => Err(Error::Policy(value.to_owned())),
+    }
+}
+
+fn names(value: &str) -> Vec<String> {
+    let names = value.split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(Into::into)
+        .collect()
 }
 
 /// Which of two words it is: the second?
@@ -106,11 +137,18 @@ mod tests {
     fn settings() {
         assert!(parse("nvidia_smi", "yes").is_ok_and(|c| c.nvidia_smi && c.require));
         assert!(parse("require", "ignore").is_ok_and(|c| !c.require));
+        assert!(parse("mig", "mode").is_ok_and(|c| c.manage.policy == Policy::Mode));
+        let gpus = parse("mig_gpus", " GPU-1 ,,0000:01:00.0")
+            .unwrap()
+            .manage
+            .gpus;
+        assert_eq!(gpus.unwrap(), ["GPU-1", "0000:01:00.0"]);
         for (key, value) in [
             ("nvidia_smi", "1"),
             ("require", ""),
             ("root", "/no/such/folder"),
             ("gpus", "all"),
+            ("mig", "on"),
         ] {
             assert!(parse(key, value).is_err(), "{key}={value}");
         }

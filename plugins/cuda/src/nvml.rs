@@ -17,6 +17,7 @@ use nvml_wrapper_sys::bindings::NVML_NVLINK_MAX_LINKS;
 use crate::error::Error;
 use crate::ffi;
 use crate::libraries;
+use crate::manage::Managed;
 use crate::root::{Root, is_uuid};
 
 /// A driver and its GPUs.
@@ -57,6 +58,8 @@ pub(crate) struct Gpu {
     /// `None`: the GPU has no MIG.
     pub(crate) mig: Option<Mig>,
     pub(crate) instances: Vec<Instance>,
+    /// What Divvy may make of it; asked for by [`crate::manage`].
+    pub(crate) managed: Option<Managed>,
     pub(crate) nvlinks: Vec<NvLink>,
     pub(crate) nvlink_version: Option<u32>,
     pub(crate) pcie_generation: Option<u32>,
