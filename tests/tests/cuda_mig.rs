@@ -229,6 +229,7 @@ fn mig_is_not_switched_under_anybodys_feet() {
             pid: 1,
             memory_mib: None,
             graphics: true,
+            utilization: None,
         }];
     });
     run().exits(125).complains("it is in use by process 1 (");
