@@ -237,7 +237,7 @@ fn what_a_gpu_says_of_itself_closes_it_and_opens_it_again() {
         ),
         (
             "healthy",
-            "is no workload's",
+            "no workload's computes on it",
             Box::new(move |gpu| gpu.process = vec![process.clone()]),
         ),
     ];
@@ -405,6 +405,45 @@ fn a_call_that_hangs_costs_its_plugins_host_alone() {
     );
     nvidia.change(|machine| machine.fault.clear());
     assert!(patiently(|| cuda("healthy")), "{:?}", states(&nvidia));
+}
+
+#[test]
+fn a_gpu_that_does_not_answer_keeps_no_other_waiting() {
+    requires!(root);
+    let nvidia = Nvidia::ready("h100x8");
+    let _agent = nvidia.agent("");
+    let mine = uuid("g4");
+    let hang = Fault {
+        call: "nvmlDeviceGetComputeMode".into(),
+        nth: None,
+        gpu: Some("g4".into()),
+        after: false,
+        answer: Answer::Hang,
+    };
+    nvidia.change(|machine| machine.fault.push(hang));
+    assert!(
+        patiently(|| ill(&nvidia) == [mine.clone()]),
+        "{:?}",
+        states(&nvidia)
+    );
+    let reason = devices(&nvidia)[&mine]["health"]["reason"].to_string();
+    assert!(reason.contains("has not answered"), "{reason}");
+    // Seven are handed out, and what happens to them is heard.
+    let run = "run -d --name a --cpu 0.1 --mem 64MiB --gpu 7 -- sleep 600";
+    ask(&nvidia, run).run().succeeds();
+    nvidia.change(|machine| gpu(machine, "g1").recovery = 1);
+    let both = |states: Vec<String>| states.contains(&uuid("g1")) && states.contains(&mine);
+    assert!(patiently(|| both(ill(&nvidia))), "{:?}", states(&nvidia));
+    // The driver answers again.
+    nvidia.change(|machine| {
+        machine.fault.clear();
+        gpu(machine, "g1").recovery = 0;
+    });
+    assert!(
+        patiently(|| ill(&nvidia).is_empty()),
+        "{:?}",
+        states(&nvidia)
+    );
 }
 
 /// As `eventually`, for what takes hosts their deadlines and pauses.

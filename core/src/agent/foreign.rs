@@ -6,34 +6,39 @@
 use crate::launch::cgroup;
 use crate::model::{Device, DeviceRef, Inventory, Record};
 
-/// The devices that are in use by others, and by whom.
-pub(super) fn foreign(inventory: &Inventory, held: &[&Record]) -> Vec<(DeviceRef, String)> {
-    let busy = inventory
-        .devices
-        .iter()
-        .filter(|d| !d.device.processes.is_empty());
-    busy.filter_map(|device| Some((device.name(), stranger(device, held)?)))
-        .collect()
+/// Who it is is not everybody's to know: whoever may, sees it in `divvy describe`.
+const WHY: &str =
+    "a program that is no workload's computes on it: it takes new work when that ends";
+
+/// The devices that are in use by others, and why they take no work.
+pub(super) fn foreign(
+    inventory: &Inventory,
+    held: &[&Record],
+) -> impl Iterator<Item = (DeviceRef, &'static str)> {
+    let busy = |device: &&Device| has_stranger(device, held);
+    let devices = inventory.devices.iter().filter(busy);
+    devices.map(|device| (device.name(), WHY))
 }
 
-fn stranger(device: &Device, held: &[&Record]) -> Option<String> {
+fn has_stranger(device: &Device, held: &[&Record]) -> bool {
+    let pids = &device.device.processes;
+    if pids.is_empty() {
+        return false;
+    }
     let name = device.name();
     let holds = |record: &&&Record| record.slices.iter().any(|slice| slice.device() == name);
+    let holders: Vec<&&Record> = held.iter().filter(holds).collect();
     // A program that uses slices without a container may be anywhere.
-    if held
-        .iter()
-        .filter(holds)
-        .any(|record| !record.has_container())
-    {
-        return None;
+    if holders.iter().any(|record| !record.has_container()) {
+        return false;
     }
-    let ids: Vec<&str> = held.iter().map(|record| record.cgroup_name()).collect();
-    // One that ended meanwhile is in no cgroup.
-    let strange = |pid: &&u32| cgroup::is_in(**pid, &ids) == Some(false);
-    let pid = device.device.processes.iter().find(strange)?;
-    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some(format!(
-        "process {pid} ({}) computes on it and is no workload's: it takes new work when that ends",
-        command.trim()
-    ))
+    let strange = |pid: &u32| {
+        // One that ended meanwhile has no cgroups.
+        let lines = cgroup::lines(*pid);
+        lines.is_some_and(|lines| {
+            let mut holders = holders.iter();
+            !holders.any(|r| cgroup::is_member(&lines, r.cgroup_name(), r.pid))
+        })
+    };
+    pids.iter().any(strange)
 }

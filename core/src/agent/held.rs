@@ -22,7 +22,8 @@ pub(super) fn hold(
 ) -> Vec<Problem> {
     let mut problems = snapshot.hold(held.iter().flat_map(|record| &record.slices));
     for (device, what) in foreign(inventory, held) {
-        snapshot.shut(&device, &what);
+        snapshot.shut(&device, what);
+        let what = what.to_owned();
         problems.push(Problem { device, what });
     }
     // Most plugins give no nodes, and this is in the way of every decision.

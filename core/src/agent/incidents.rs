@@ -16,6 +16,9 @@ const UNTOLD: usize = 1024;
 /// So many kinds are remembered of one plugin; then what happened longest ago is forgotten.
 const KINDS: usize = 4096;
 
+/// How long an end is a moment ago, ms: longer than it takes a plugin to tell what it heard.
+const MOMENT_MS: u64 = 5000;
+
 /// What happened to a device, how often and when last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IncidentView {
@@ -97,13 +100,38 @@ impl Incidents {
     }
 }
 
+/// Those that held something a moment ago.
+#[derive(Debug, Default)]
+pub struct Ended(Vec<(u64, Record)>);
+
+impl Ended {
+    /// Takes in what the ledger said before, and what it says now, at `at_ms`.
+    pub fn note(&mut self, before: &[Record], now: &[Record], at_ms: u64) {
+        self.0
+            .retain(|(then, _)| at_ms.saturating_sub(*then) < MOMENT_MS);
+        let holds = |id: &str| now.iter().any(|record| record.id == id && record.holds());
+        let gone = before
+            .iter()
+            .filter(|record| record.holds() && !holds(&record.id));
+        self.0.extend(gone.map(|record| (at_ms, record.clone())));
+    }
+
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.0.iter().map(|(_, record)| record)
+    }
+}
+
 impl Told {
     /// As an event, with whom it concerns: the workload whose process it was, where that
-    /// is known; else all that hold a part of the device.
+    /// is known; else all that hold a part of the device. `ended` are those that held
+    /// something a moment ago: what happens to a program often ends it.
     #[must_use]
-    pub fn event(&self, records: &[Record], inventory: &Inventory) -> Event {
+    pub fn event(&self, records: &[Record], ended: &Ended, inventory: &Inventory) -> Event {
         let Incident {
-            device, pid, start, ..
+            device,
+            cgroup,
+            start,
+            ..
         } = &self.incident;
         let parts: Vec<&str> = inventory
             .devices
@@ -111,19 +139,19 @@ impl Told {
             .filter(|d| d.plugin == self.plugin && d.device.parent.as_ref() == Some(device))
             .map(|d| d.device.id.as_str())
             .collect();
-        let holds = |record: &&Record| {
-            record.holds()
-                && record.slices.iter().any(|slice| {
-                    let on = slice.part.device.as_str();
-                    slice.plugin == self.plugin
-                        && (on == device || parts.contains(&on))
-                        && (start.is_none() || slice.part.start == *start)
-                })
+        let on_it = |record: &&Record| {
+            record.slices.iter().any(|slice| {
+                let on = slice.part.device.as_str();
+                slice.plugin == self.plugin
+                    && (on == device || parts.contains(&on))
+                    && (start.is_none() || slice.part.start == *start)
+            })
         };
-        let holders: Vec<&Record> = records.iter().filter(holds).collect();
-        let whose = pid.and_then(|pid| {
+        let held = records.iter().filter(|record| record.holds());
+        let holders: Vec<&Record> = held.chain(ended.records()).filter(on_it).collect();
+        let whose = cgroup.as_ref().and_then(|lines| {
             let mut holders = holders.iter();
-            holders.find(|record| cgroup::is_in(pid, &[record.cgroup_name()]) == Some(true))
+            holders.find(|record| cgroup::is_member(lines, record.cgroup_name(), record.pid))
         });
         let holders = whose.map_or(holders.clone(), |one| vec![*one]);
         Event {

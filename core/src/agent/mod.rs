@@ -40,7 +40,7 @@ pub use decide::Decision;
 pub use documents::{Devices, FailedPlugin, Holding, OfferedSlot, PluginView, Plugins, Workloads};
 pub use error::AgentError;
 pub use hold::AllocateRequest;
-pub use incidents::{IncidentView, Told};
+pub use incidents::{Ended, IncidentView, Told};
 pub use rebuild::{Rebuilt, is_unknown};
 pub use request::{RootRequest, RunRequest};
 pub use run::Started;

@@ -162,7 +162,11 @@ async fn device(
         );
     }
     for pid in &device.processes {
-        say!("process     {pid}");
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        let name = name
+            .map(|name| format!(" ({})", printable(name.trim())))
+            .unwrap_or_default();
+        say!("process     {pid}{name}");
     }
     say!("held by     {}", view.holders.join(" "));
     for incident in &view.incidents {

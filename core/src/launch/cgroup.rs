@@ -149,11 +149,42 @@ fn is_its(part: &str, id: &str) -> bool {
     part == id || (id.len() >= ENGINE_ID && part.contains(id))
 }
 
-/// Is a process in a cgroup of one of these containers? `None`: there is no such process.
-pub(crate) fn is_in(pid: u32, ids: &[&str]) -> Option<bool> {
-    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let mut parts = lines.lines().flat_map(|line| line.split('/'));
-    Some(parts.any(|part| ids.iter().any(|id| is_its(part, id))))
+/// The cgroups of a process, as `/proc` has them; `None`: there is no such process.
+pub(crate) fn lines(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()
+}
+
+/// Is a process with these cgroups in a container's, or below? What a cgroup is called says
+/// nothing: users may make some of any name. A runtime's container has its place; an
+/// engine's is where its first process is.
+pub(crate) fn is_member(lines: &str, id: &str, first: Option<u32>) -> bool {
+    let place = super::spec::cgroup_path(id);
+    if hierarchies(lines).any(|(_, path)| is_below(path, &place)) {
+        return true;
+    }
+    let engine = first.filter(|_| id.len() >= ENGINE_ID);
+    let Some(firsts) = engine.and_then(self::lines) else {
+        return false;
+    };
+    let homes = hierarchies(&firsts).filter(|(_, path)| path.split('/').any(|p| is_its(p, id)));
+    let homes: Vec<_> = homes.collect();
+    hierarchies(lines).any(|(number, path)| {
+        let home = homes.iter().find(|(of, _)| *of == number);
+        home.is_some_and(|(_, home)| is_below(path, home))
+    })
+}
+
+/// `4:memory:/divvy/abc`: the hierarchy's number, and where in it.
+fn hierarchies(lines: &str) -> impl Iterator<Item = (&str, &str)> {
+    lines.lines().filter_map(|line| {
+        let (number, rest) = line.split_once(':')?;
+        Some((number, rest.split_once(':')?.1))
+    })
+}
+
+fn is_below(path: &str, place: &str) -> bool {
+    let rest = path.strip_prefix(place);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The cgroup folders of a workload that exist, under every controller,
@@ -236,6 +267,25 @@ fn keyed(text: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_makes_no_member() {
+        let is = |path: &str| is_member(&format!("4:memory:{path}\n0::{path}"), "abc", None);
+        assert!(is("/divvy/abc") && is("/divvy/abc/deeper"));
+        for other in [
+            "/divvy/abcd",
+            "/user.slice/user-1000.slice/user@1000.service/app.slice/abc",
+            "/user.slice/divvy/abc",
+            "/",
+        ] {
+            assert!(!is(other), "{other}");
+        }
+        // An engine's container is where its first process is; this test's is no engine's.
+        let long = "f".repeat(ENGINE_ID);
+        let lines = format!("0::/user.slice/docker-{long}.scope");
+        assert!(!is_member(&lines, &long, Some(std::process::id())));
+        assert!(!is_member(&lines, &long, None));
+    }
 
     #[test]
     fn hybrid_machines_have_folders_of_both_kinds() {

@@ -36,6 +36,8 @@ const MAX_CAPACITIES: usize = 64;
 /// More processes than compute on any device, and more incidents than happen at once.
 const MAX_PROCESSES: usize = 4096;
 const MAX_INCIDENTS: usize = 256;
+/// More than a process's cgroups take: a path of 4 KiB in each of a dozen hierarchies.
+const MAX_CGROUP: usize = 64 << 10;
 /// More kinds of partitions than any device has.
 const MAX_PROFILES: usize = 32;
 
@@ -456,6 +458,12 @@ pub(super) fn watch(reply: &WatchReply, known: &Discovery) -> Checked {
             Rule::Incidents,
             printable(&incident.summary, 256),
             "what it says of {code} is unprintable or overlong"
+        );
+        let cgroup = incident.cgroup.as_ref();
+        ensure!(
+            Rule::Incidents,
+            cgroup.is_none_or(|lines| lines.len() <= MAX_CGROUP),
+            "the cgroups of {code}'s process are longer than {MAX_CGROUP} bytes"
         );
     }
     Ok(())

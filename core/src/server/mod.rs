@@ -40,7 +40,7 @@ use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
 use crate::agent::events::{Look, differences};
-use crate::agent::{self, Agent, AgentError, Samples, Started, Watched};
+use crate::agent::{self, Agent, AgentError, Ended, Samples, Started, Told, Watched};
 use crate::config::Config;
 use crate::launch::image::lookup_user;
 use crate::ledger::Ledger;
@@ -369,6 +369,7 @@ impl Server {
     async fn observe(&self) {
         let mut seen = None;
         let mut before: Option<Look> = None;
+        let mut ended = Ended::default();
         loop {
             sleep(LOOK).await;
             if !*self.ready.borrow() {
@@ -398,10 +399,12 @@ impl Server {
             // A host that is started anew is told what is held now.
             self.agent().plugins().set_held(&now.records);
             self.counters.look(&now);
+            if let Some(before) = &before {
+                ended.note(&before.records, &now.records, now_ms());
+            }
             let told = self.seen(|_, watched| watched.told());
-            let happened = told
-                .iter()
-                .map(|told| told.event(&now.records, &now.inventory));
+            let event = |told: &Told| told.event(&now.records, &ended, &now.inventory);
+            let happened = told.iter().map(event);
             self.feed.publish(happened.collect());
             // Of the first look everything is new, and nothing happened.
             if let Some(before) = &before {

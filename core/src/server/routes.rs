@@ -119,6 +119,7 @@ async fn devices(State(server): At, ConnectInfo(peer): By) -> Answer<Devices> {
         };
         devices.held.retain(|h| own(&h.name));
         for view in &mut devices.devices {
+            view.device.device.processes.clear();
             let all = view.holders.len();
             view.holders.retain(own);
             if view.holders.len() < all {

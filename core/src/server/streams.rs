@@ -199,8 +199,10 @@ fn shown(event: &Event, peer: &Peer, server: &Server) -> Option<Event> {
         return None;
     }
     let mut event = event.clone();
+    let all = event.owners.len();
     event.owners.retain(|uid| peer.owns(*uid));
-    if event.id.is_none() {
+    // Names of theirs alone may stay; which of several are theirs is not said here.
+    if event.id.is_none() && event.owners.len() < all {
         event.holders.clear();
     }
     Some(event)

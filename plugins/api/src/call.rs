@@ -149,6 +149,10 @@ pub struct Incident {
     /// The process that was at fault or hit, in the host's numbers, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// The process's `/proc/PID/cgroup` as it was when this was heard: by the time that
+    /// it is told, the process may be gone, and its number another's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
     /// Of a device that is cut: where the partition begins that it happened in, where
     /// known.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,7 @@
 //! GPU or is held of it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use divvy_plugin::{PrepareRequest, Slice};
 use nvml_wrapper::error::NvmlError;
@@ -28,9 +29,9 @@ use crate::users;
 /// Who may change MIG now, and with what.
 pub(crate) struct Carver<'a> {
     pub(crate) turn: Turn<'a>,
-    pub(crate) nvml: Nvml,
+    pub(crate) nvml: Arc<Nvml>,
     /// Starts NVML anew: a GPU that was reset is another to it.
-    pub(crate) start: &'a dyn Fn() -> Result<Nvml, Error>,
+    pub(crate) start: &'a dyn Fn() -> Result<Arc<Nvml>, Error>,
     pub(crate) root: &'a Root,
     /// This boot of the machine, and now, ms since it.
     pub(crate) boot: (String, u64),

@@ -456,3 +456,12 @@ pub(crate) fn fields<const N: usize>(
         (answered && (word || long)).then_some(value)
     })
 }
+
+/// The NUMA node that a GPU's own memory is, where it is one.
+pub(crate) fn memory_node(nvml: &NvmlLib, device: &Device<'_>) -> Result<u32, NvmlError> {
+    let call = nvml_sym(nvml.nvmlDeviceGetNumaNodeId.as_ref())?;
+    let mut node: c_uint = 0;
+    // SAFETY: the handle is of this library, and `node` outlives the call.
+    nvml_try(unsafe { call(device.handle(), &raw mut node) })?;
+    Ok(node)
+}

@@ -13,7 +13,7 @@ impl Facts<'_> {
         let has = |name: &str| nodes.iter().any(|(path, _)| path == name);
         let own = found.minor.map(|minor| format!("/dev/nvidia{minor}"));
         let mut conditions = self.conditions.iter();
-        if let Some(condition) = conditions.find(|condition| condition.gpu == found.id) {
+        if let Some(condition) = conditions.find(|condition| condition.is_of(found)) {
             return ill(condition.reason(self.kept.file()));
         }
         if gpu.lost.as_deref() == Some(UNLISTED) {

@@ -6,21 +6,25 @@
 //! `NVRM: Xid (PCI:0000:53:00): 79, pid=1234, name=python, …`; of a MIG instance
 //! `NVRM: Xid (PCI:0000:53:00 GPU-I:02 GPU-CI:00): 94, …`.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 
 /// The kernel prints no longer record (`CONSOLE_EXT_LOG_MAX`, 8 KiB).
 const RECORD: usize = 8192;
-/// So much is read at a time at most: a flood of messages holds nobody up.
-const MOST: usize = 1 << 20;
+/// So much is read at a time at most: a flood of messages holds nobody up. The kernel's
+/// buffer is smaller unless somebody made it larger.
+const MOST: usize = 16 << 20;
 
 /// An XID as the kernel's log has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
+    /// The record's number in the log.
+    number: u64,
     /// `0000:53:00`: the GPU's address without the function.
     pub(crate) address: String,
     /// The GPU instance, where it is one's.
@@ -29,22 +33,47 @@ pub(crate) struct Line {
     pub(crate) pid: Option<u32>,
 }
 
-/// The log, read from where it was opened on.
+/// The log, read from where any host of this boot stopped; the first one from now on.
 #[derive(Debug)]
 pub(crate) struct Log {
     file: File,
     /// The beginning of a line of which the end was not read yet.
     rest: Vec<u8>,
+    /// The number of the last record that was read.
+    place: Option<u64>,
+    /// Where that is kept.
+    kept: Option<PathBuf>,
+    boot: String,
+}
+
+/// How far the log was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    boot: String,
+    number: u64,
 }
 
 impl Log {
-    /// Opens it at its end; `None` where it may not be read.
-    pub(crate) fn open(path: &Path) -> Option<Self> {
-        let mut options = OpenOptions::new();
+    /// Opens it; `None` where it may not be read. `folder` is the plugin's own.
+    pub(crate) fn open(path: &Path, folder: Option<&str>, boot: &str) -> Option<Self> {
         let flags = OFlags::NONBLOCK.bits() as i32;
-        let mut file = options.read(true).custom_flags(flags).open(path).ok()?;
-        file.seek(SeekFrom::End(0)).ok()?;
-        Some(Self { file, rest: vec![] })
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let kept = folder.map(|folder| Path::new(folder).join("kmsg.json"));
+        let place = kept.as_ref().and_then(|file| fs::read(file).ok());
+        let place = place.and_then(|text| serde_json::from_slice::<Place>(&text).ok());
+        let mut log = Self {
+            file: file.ok()?,
+            rest: vec![],
+            place: place
+                .filter(|place| place.boot == boot)
+                .map(|place| place.number),
+            kept,
+            boot: boot.to_owned(),
+        };
+        if log.place.is_none() {
+            log.news();
+        }
+        Some(log)
     }
 
     /// What came since.
@@ -70,9 +99,35 @@ impl Log {
         if self.rest.len() > RECORD {
             self.rest.clear();
         }
+        let before = self.place;
         let text = String::from_utf8_lossy(&whole);
-        text.lines().filter_map(line).collect()
+        let numbers = text.lines().filter_map(number);
+        self.place = numbers.max().max(before);
+        if self.place != before {
+            self.keep();
+        }
+        let lines = text.lines().filter_map(line);
+        lines.filter(|line| Some(line.number) > before).collect()
     }
+
+    /// What cannot be kept is read again by the next host, and told twice.
+    fn keep(&self) {
+        let Some((file, number)) = self.kept.as_ref().zip(self.place) else {
+            return;
+        };
+        let place = Place {
+            boot: self.boot.clone(),
+            number,
+        };
+        let new = file.with_extension("new");
+        let text = serde_json::to_vec(&place).unwrap_or_default();
+        let _ = fs::write(&new, text).and_then(|()| fs::rename(&new, file));
+    }
+}
+
+/// The number of a record.
+fn number(record: &str) -> Option<u64> {
+    record.split_once(';')?.0.split(',').nth(1)?.parse().ok()
 }
 
 /// The XID in a record, if it is one.
@@ -93,6 +148,7 @@ fn line(record: &str) -> Option<Line> {
     let code = fields.next()?.parse().ok()?;
     let pid = fields.find_map(|field| field.strip_prefix("pid="));
     Some(Line {
+        number: number(record)?,
         address: address.to_ascii_lowercase(),
         gi: gi.and_then(|gi| gi.parse().ok()),
         code,
@@ -146,22 +202,33 @@ mod tests {
     }
 
     #[test]
-    fn only_what_comes_after_it_was_opened() {
+    fn each_line_is_told_once_whoever_reads() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kmsg");
-        let xid = |code| format!("4,1,2,-;NVRM: Xid (PCI:0000:3b:00): {code}, pid=1\n");
-        std::fs::write(&path, xid(13)).unwrap();
-        let mut log = Log::open(&path).unwrap();
+        let own = folder.path().to_str();
+        let xid =
+            |number, code| format!("4,{number},2,-;NVRM: Xid (PCI:0000:3b:00): {code}, pid=1\n");
+        fs::write(&path, xid(1, 13)).unwrap();
+        let mut log = Log::open(&path, own, "boot").unwrap();
         assert_eq!(log.news(), []);
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        let both = xid(31) + &xid(79);
+        let both = xid(2, 31) + &xid(3, 79);
         let (first, second) = both.split_at(60);
+        let codes = |news: Vec<Line>| news.iter().map(|line| line.code).collect::<Vec<_>>();
         file.write_all(first.as_bytes()).unwrap();
-        assert_eq!(log.news().len(), 1);
+        assert_eq!(codes(log.news()), [31]);
         file.write_all(second.as_bytes()).unwrap();
-        let news = log.news();
-        assert_eq!((news.len(), news[0].code), (1, 79));
+        assert_eq!(codes(log.news()), [79]);
         assert_eq!(log.news(), []);
-        assert!(Log::open(&folder.path().join("none")).is_none());
+        // What is printed while nobody reads is told by the next.
+        drop(log);
+        file.write_all((xid(4, 95) + "6,5,2,-;usb 1-1: new device\n").as_bytes())
+            .unwrap();
+        let mut log = Log::open(&path, own, "boot").unwrap();
+        assert_eq!(codes(log.news()), [95]);
+        assert_eq!(Log::open(&path, own, "boot").unwrap().news(), []);
+        // Another boot has its own numbers.
+        assert_eq!(Log::open(&path, own, "other").unwrap().news(), []);
+        assert!(Log::open(&folder.path().join("none"), own, "boot").is_none());
     }
 }

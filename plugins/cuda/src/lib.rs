@@ -13,7 +13,7 @@
 //! a part of a GPU more firmly limited than it is: parts are advisory, MIG instances
 //! and whole GPUs the hardware's.
 //!
-//! One idea per module: `root`, `libraries`, `nvml`, `kmsg`, `listen` and `ffi` read;
+//! One idea per module: `root`, `libraries`, `nvml`, `kmsg`, `listen`, `heard` and `ffi` read;
 //! `identity`, `links`, `mig`, `health`, `xid`, `conditions` and `discover` understand;
 //! `watch` waits, `sample` measures; `slots` is what can be asked for; `prepare` and `require` are the way
 //! into a container.
@@ -28,6 +28,7 @@ mod discover;
 mod error;
 mod ffi;
 mod health;
+mod heard;
 mod identity;
 mod journal;
 mod kmsg;
@@ -49,7 +50,7 @@ mod watch;
 mod xid;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use divvy_plugin::{
     Discovery, Edits, Manifest, OpenRequest, Plugin, PluginError, PrepareRequest, ReleaseRequest,
@@ -64,6 +65,7 @@ use discover::{Machine, Unit};
 use error::Error;
 use journal::{Entry, Store};
 use manage::Written;
+use nvml::Silent;
 use prepare::Grant;
 use root::Root;
 use sample::Names;
@@ -74,9 +76,12 @@ use watch::Watching;
 pub struct CudaPlugin {
     config: Config,
     root: Root,
+    /// The plugin's own folder.
+    state: Option<String>,
     kept: Kept,
     watching: Mutex<Watching>,
     names: Mutex<Option<Names>>,
+    silent: Silent,
     demand: Demand,
 }
 
@@ -112,8 +117,8 @@ impl CudaPlugin {
     }
 
     /// What NVML says of the machine; `entries` is what is written.
-    fn read(&self, nvml: &Nvml, entries: Result<Vec<Entry>, Error>) -> Result<Machine, Error> {
-        let mut reading = nvml::read(nvml)?;
+    fn read(&self, nvml: &Arc<Nvml>, entries: Result<Vec<Entry>, Error>) -> Result<Machine, Error> {
+        let mut reading = nvml::read(nvml, &self.silent)?;
         let (entries, damage) = match entries {
             Ok(entries) => (entries, None),
             Err(error) => (vec![], Some(error.to_string())),
@@ -223,9 +228,11 @@ impl Plugin for CudaPlugin {
             demand: Demand::new(&config, &root, request.state.as_deref())?,
             root,
             config,
+            state: request.state.clone(),
             kept: Kept::in_folder(request.state.as_deref()),
             watching: Mutex::default(),
             names: Mutex::default(),
+            silent: Silent::default(),
         })
     }
 

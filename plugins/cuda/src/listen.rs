@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use nvml_wrapper::bitmasks::event::EventTypes;
 
 use crate::ffi;
+use crate::heard::{Heard, What};
 use crate::nvml;
 use crate::root::Root;
-use crate::xid;
 
 /// How long NVML waits at a time: so long a listener may take to end.
 const TURN: Duration = Duration::from_millis(50);
@@ -29,19 +29,6 @@ pub(crate) struct Ear {
     pub(crate) id: String,
     /// Its PCI address.
     pub(crate) address: String,
-}
-
-/// What NVML told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Heard {
-    /// The GPU's id.
-    pub(crate) gpu: String,
-    /// The XID.
-    pub(crate) xid: u64,
-    /// The GPU instance, where it is one's.
-    pub(crate) gi: Option<u32>,
-    /// The process, where it is known: the kernel's log has it.
-    pub(crate) pid: Option<u32>,
 }
 
 /// A thread that listens; ends with this.
@@ -132,7 +119,7 @@ fn listen(
             .supported_event_types()
             .unwrap_or(EventTypes::CRITICAL_XID_ERROR);
         if ffi::register(nvml.lib(), &device, wanted & has, &set).is_ok() {
-            known.push((ffi::number(&device), ear.id.clone()));
+            known.push((ffi::number(&device), ear));
         }
     }
     if known.is_empty() || ready.send(()).is_err() {
@@ -148,20 +135,21 @@ fn listen(
                 continue;
             }
         };
-        let Some((_, gpu)) = known.iter().find(|(number, _)| *number == event.device) else {
+        let Some((_, ear)) = known.iter().find(|(number, _)| *number == event.device) else {
             continue;
         };
-        let xid = match event.types {
-            types if types.contains(EventTypes::CRITICAL_XID_ERROR) => event.data,
-            // The same by another name; where both are told they are one.
-            types if types.contains(EventTypes::DOUBLE_BIT_ECC_ERROR) => xid::DOUBLE_BIT,
+        let what = match event.types {
+            types if types.contains(EventTypes::CRITICAL_XID_ERROR) => What::Xid(event.data),
+            types if types.contains(EventTypes::DOUBLE_BIT_ECC_ERROR) => What::DoubleBit,
             _ => continue,
         };
         let heard = Heard {
-            gpu: gpu.clone(),
-            xid,
+            gpu: ear.id.clone(),
+            address: ear.address.clone(),
+            what,
             gi: event.gi,
             pid: None,
+            cgroup: None,
         };
         if tell.send(heard).is_err() {
             return;

@@ -6,10 +6,13 @@
 //! starting it would load modules, open every GPU and stay in the way of whoever
 //! wants to reset one, for facts that NVML knows too.
 
+mod each;
 mod vitals;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use nvml_wrapper::enum_wrappers::device::{Brand, ComputeMode, GpuVirtualizationMode};
 use nvml_wrapper::error::NvmlError;
@@ -22,6 +25,7 @@ use crate::libraries;
 use crate::manage::Managed;
 use crate::root::{Root, is_uuid};
 
+pub(crate) use each::{Silent, each};
 pub(crate) use vitals::{Action, Vitals, processes};
 
 /// A driver and its GPUs.
@@ -44,6 +48,8 @@ pub(crate) struct Gpu {
     pub(crate) index: u32,
     /// Why nothing more can be asked of it, if so.
     pub(crate) lost: Option<String>,
+    /// Is it off the bus? Other things may keep NVML from it as well.
+    pub(crate) away: bool,
     /// What must be known before it may be used, and NVML does not say.
     pub(crate) trouble: Option<String>,
     /// `0000:53:00.0`.
@@ -136,14 +142,20 @@ pub(crate) enum Virtualization {
     Host,
 }
 
+/// How long a GPU may take to answer: well below the deadline of a look at all, and more
+/// than the 2 to 3 s that it takes to start one that nobody has open.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Of a GPU that takes longer.
+const NO_ANSWER: &str = "the driver has not answered for it within 5 s";
+
 /// Starts NVML.
 ///
 /// # Errors
 /// Why there is no driver, in words that name the remedy.
-pub(crate) fn start(root: &Root, path: &Path) -> Result<Nvml, Error> {
+pub(crate) fn start(root: &Root, path: &Path) -> Result<Arc<Nvml>, Error> {
     libraries::trusted(path)?;
     let loaded = Nvml::builder().lib_path(path.as_os_str()).init();
-    loaded.map_err(|error| match error {
+    loaded.map(Arc::new).map_err(|error| match error {
         NvmlError::LibloadingError(_) | NvmlError::FailedToLoadSymbol(_) => Error::BadLibrary {
             path: path.display().to_string(),
             why: error.to_string(),
@@ -164,7 +176,7 @@ pub(crate) fn start(root: &Root, path: &Path) -> Result<Nvml, Error> {
 ///
 /// # Errors
 /// GPUs cannot even be counted.
-pub(crate) fn read(nvml: &Nvml) -> Result<Reading, Error> {
+pub(crate) fn read(nvml: &Arc<Nvml>, silent: &Silent) -> Result<Reading, Error> {
     let count = nvml
         .device_count()
         .map_err(|e| Error::Count(e.to_string()))?;
@@ -180,20 +192,35 @@ pub(crate) fn read(nvml: &Nvml) -> Result<Reading, Error> {
         cuda,
         ..Reading::default()
     };
-    for index in 0..count {
-        let gpu = match nvml.device_by_index(index) {
-            Ok(device) => Asker::new(nvml, &device, index).gpu(&mut reading.warnings),
-            // One that went while we counted.
-            Err(NvmlError::InvalidArg | NvmlError::NotFound) => continue,
-            Err(error) => Gpu {
-                index,
-                lost: Some(error.to_string()),
-                ..Gpu::default()
-            },
+    for (index, answer) in (0..).zip(each(nvml, count, silent, LIMIT, ask)) {
+        let lost = |why: String| Gpu {
+            index,
+            lost: Some(why),
+            ..Gpu::default()
         };
+        let (gpu, warnings) = match answer {
+            Some(Ok(answer)) => answer,
+            // One that went while we counted.
+            Some(Err(NvmlError::InvalidArg | NvmlError::NotFound)) => continue,
+            Some(Err(error)) => {
+                let away = matches!(error, NvmlError::GpuLost);
+                let gpu = lost(error.to_string());
+                (Gpu { away, ..gpu }, vec![])
+            }
+            None => (lost(NO_ANSWER.into()), vec![]),
+        };
+        reading.warnings.extend(warnings);
         reading.gpus.push(gpu);
     }
     Ok(reading)
+}
+
+/// Asks one GPU everything.
+fn ask(nvml: &Nvml, index: u32) -> Result<(Gpu, Vec<String>), NvmlError> {
+    let device = nvml.device_by_index(index)?;
+    let mut warnings = vec![];
+    let gpu = Asker::new(nvml, &device, index).gpu(&mut warnings);
+    Ok((gpu, warnings))
 }
 
 /// Asks one device, and remembers what went wrong.
@@ -201,6 +228,8 @@ struct Asker<'a> {
     nvml: &'a Nvml,
     device: &'a Device<'a>,
     gpu: Gpu,
+    /// Do programs draw on it?
+    draws: bool,
     warnings: BTreeSet<String>,
 }
 
@@ -214,6 +243,7 @@ impl<'a> Asker<'a> {
             nvml,
             device,
             gpu,
+            draws: false,
             warnings: BTreeSet::new(),
         }
     }
@@ -253,6 +283,7 @@ impl<'a> Asker<'a> {
         match question(self.device) {
             Ok(answer) => Ok(Some(answer)),
             Err(error @ NvmlError::GpuLost) => {
+                self.gpu.away = true;
                 self.gpu.lost = Some(error.to_string());
                 Ok(None)
             }

@@ -6,6 +6,7 @@
 //! driver counts it, and absent where it would have to listen for 20 ms a direction.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use divvy_plugin::{Amount, ProcessSample, Samples};
@@ -30,6 +31,8 @@ use crate::root::{Signs, without_function};
 
 /// How long it is believed which GPU has which name.
 const NAMES: Duration = Duration::from_secs(30);
+/// How long a GPU may take to be measured: below the deadline of a measurement.
+const LIMIT: Duration = Duration::from_secs(1);
 /// Programs' use of a GPU is asked for the time before this.
 const LATELY: Duration = Duration::from_secs(2);
 /// Of a field: over all links.
@@ -42,7 +45,7 @@ type Measures = BTreeMap<String, Amount>;
 pub(crate) struct Names {
     at: Instant,
     signs: Signs,
-    units: Vec<Unit>,
+    units: Arc<Vec<Unit>>,
 }
 
 impl CudaPlugin {
@@ -55,20 +58,27 @@ impl CudaPlugin {
             None => Names {
                 at: Instant::now(),
                 signs,
-                units: self.machine(&libraries)?.units,
+                units: Arc::new(self.machine(&libraries)?.units),
             },
         };
-        let units = &names.insert(known).units;
+        let units = Arc::clone(&names.insert(known).units);
         let nvml = nvml::start(&self.root, &libraries.nvml)?;
-        let mut samples = Samples::default();
-        for index in 0..nvml.device_count().unwrap_or(0) {
+        let count = nvml.device_count().unwrap_or(0);
+        let one = move |nvml: &Nvml, index| {
+            let mut samples = Samples::default();
             // One that is lost is measured by nobody.
-            let Ok(device) = nvml.device_by_index(index) else {
-                continue;
-            };
-            gpu(&nvml, &device, units, &mut samples);
+            if let Ok(device) = nvml.device_by_index(index) {
+                gpu(nvml, &device, &units, &mut samples);
+            }
+            samples
+        };
+        let mut all = Samples::default();
+        let answers = nvml::each(&nvml, count, &self.silent, LIMIT, one);
+        for samples in answers.into_iter().flatten() {
+            all.devices.extend(samples.devices);
+            all.processes.extend(samples.processes);
         }
-        Ok(samples)
+        Ok(all)
     }
 }
 

@@ -2,31 +2,36 @@
 //!
 //! All is asked every few seconds, at once when something is heard or the kernel's files
 //! change. In between NVML's events and the kernel's log are listened to; what one of
-//! them misses, the other has.
+//! them misses, the other has. What closes a GPU is kept before anything is asked: the
+//! question may hang.
 
-use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use divvy_plugin::{Discovery, Incident, IncidentClass, WatchReply, WatchRequest};
+use divvy_plugin::{
+    Device, Discovery, HealthState, Incident, IncidentClass, WatchReply, WatchRequest,
+};
 
 use crate::conditions::{self, Condition, Now};
 use crate::discover::{Machine, Unit};
 use crate::error::Error;
-use crate::kmsg::Log;
-use crate::listen::{Ear, Heard, Listener};
-use crate::root::{Signs, without_function};
+use crate::heard::{Heard, Hearing, What};
+use crate::kmsg::{Line, Log};
+use crate::listen::{Ear, Listener};
+use crate::root::{Root, Signs, without_function};
 use crate::xid::{self, Outcome, Overrides};
 use crate::{CudaPlugin, Libraries};
 
-/// How often the kernel's files and its log are looked at.
+/// How often the kernel's log is read: a program that fails is soon gone.
+const LISTEN: Duration = Duration::from_millis(100);
+/// How often the kernel's files are looked at.
 const GLANCE: Duration = Duration::from_millis(500);
 /// How often all is asked while a GPU is ill: it may be well again.
 const ILL: Duration = Duration::from_secs(1);
-/// The same XID of the same GPU is told once in this time: by both sources, or by a
-/// program that fails over and over.
-const ONCE: Duration = Duration::from_secs(10);
-/// So many incidents wait to be told at most.
-const MOST: usize = 64;
+/// More than a process's cgroups take.
+const CGROUP: u64 = 32 << 10;
 
 /// What the watch knows from one call to the next.
 #[derive(Debug, Default)]
@@ -34,10 +39,7 @@ pub(crate) struct Watching {
     log: Option<Log>,
     listener: Option<Listener>,
     last: Option<Look>,
-    /// What was heard lately, and when.
-    recent: VecDeque<(String, u64, Instant)>,
-    /// What was heard and not told yet.
-    untold: Vec<Heard>,
+    hearing: Hearing,
 }
 
 /// A look at the machine.
@@ -50,36 +52,19 @@ struct Look {
 }
 
 impl Watching {
-    /// What was heard since: the kernel's log first, it knows of the process.
-    fn gather(&mut self, more: Vec<Heard>) -> Vec<Heard> {
+    /// Takes in what was heard. What closes a GPU is kept at once, however often it
+    /// happens.
+    fn gather(&mut self, plugin: &CudaPlugin, events: Vec<Heard>) {
         let units = self.last.as_ref().map_or(&[][..], |look| &look.units);
         let lines = self.log.as_mut().map(Log::news).unwrap_or_default();
-        let logged = lines.into_iter().filter_map(|line| {
-            let gpu = units.iter().find(|unit| {
-                unit.device.parent.is_none() && without_function(&unit.address) == line.address
-            })?;
-            Some(Heard {
-                gpu: gpu.device.id.clone(),
-                xid: line.code,
-                gi: line.gi,
-                pid: line.pid,
-            })
-        });
-        let all: Vec<Heard> = logged.chain(more).collect();
+        let lines: Vec<Heard> = match lines.is_empty() {
+            true => vec![],
+            false => logged(lines, units, &plugin.root),
+        };
+        plugin.remember(lines.iter().chain(&events));
         let now = Instant::now();
-        self.recent
-            .retain(|(.., at)| now.duration_since(*at) < ONCE);
-        let mut new = vec![];
-        for heard in all {
-            let same =
-                |(gpu, xid, _): &&(String, u64, Instant)| *gpu == heard.gpu && *xid == heard.xid;
-            if self.recent.iter().any(|recent| same(&recent)) {
-                continue;
-            }
-            self.recent.push_back((heard.gpu.clone(), heard.xid, now));
-            new.push(heard);
-        }
-        new
+        self.hearing.logged(lines, now);
+        self.hearing.told(events, now);
     }
 
     /// The GPUs to listen to: those of which something is held, or of what is cut of them.
@@ -105,32 +90,33 @@ impl Watching {
         if self.listener.as_ref().map_or(&[][..], |l| &l.ears) == ears {
             return;
         }
-        if let Some(listener) = self.listener.take() {
-            self.untold_of(listener);
-        }
+        self.stop(plugin);
         if !ears.is_empty() {
             self.listener = Some(Listener::start(&plugin.root, libraries.nvml.clone(), ears));
         }
     }
 
-    fn untold_of(&mut self, listener: Listener) {
-        let last = listener.end();
-        let new = self.gather(last);
-        self.untold.extend(new);
+    /// Nothing is listened to then, and nothing open.
+    fn stop(&mut self, plugin: &CudaPlugin) {
+        if let Some(listener) = self.listener.take() {
+            let last = listener.end();
+            self.gather(plugin, last);
+        }
     }
 
     /// Waits until then at the longest, or until something is heard.
-    fn rest(&mut self, end: Instant) {
-        let heard = match &self.listener {
-            Some(listener) => listener.until(end),
-            None => {
-                std::thread::sleep(end.saturating_duration_since(Instant::now()));
-                vec![]
-            }
-        };
-        let new = self.gather(heard);
-        self.untold.extend(new);
-        self.untold.truncate(MOST);
+    fn rest(&mut self, plugin: &CudaPlugin, end: Instant) {
+        while Instant::now() < end && self.hearing.untold.is_empty() {
+            let pause = end.min(Instant::now() + LISTEN);
+            let events = match &self.listener {
+                Some(listener) => listener.until(pause),
+                None => {
+                    thread::sleep(pause.saturating_duration_since(Instant::now()));
+                    vec![]
+                }
+            };
+            self.gather(plugin, events);
+        }
     }
 }
 
@@ -143,7 +129,8 @@ impl CudaPlugin {
     ) -> Result<WatchReply, Error> {
         let end = Instant::now() + Duration::from_millis(request.timeout_ms);
         if watching.log.is_none() {
-            watching.log = Log::open(&self.root.under("dev/kmsg"));
+            let path = self.root.under("dev/kmsg");
+            watching.log = Log::open(&path, self.state.as_deref(), &Now::here().boot);
         }
         loop {
             let signs = self.root.signs();
@@ -152,14 +139,12 @@ impl CudaPlugin {
             });
             let libraries = self.libraries()?;
             let mut incidents = vec![];
-            if due || !watching.untold.is_empty() {
-                if let Some(listener) = watching.listener.take() {
-                    watching.untold_of(listener);
-                }
-                self.remember(&watching.untold);
+            if due || !watching.hearing.untold.is_empty() {
+                watching.stop(self);
+                watching.gather(self, vec![]);
                 let machine = self.machine(&libraries)?;
-                incidents = told(&watching.untold, &machine, &self.config.xid);
-                watching.untold.clear();
+                let untold = std::mem::take(&mut watching.hearing.untold);
+                incidents = told(&untold, &machine, &self.config.xid);
                 watching.last = Some(Look {
                     at: Instant::now(),
                     signs,
@@ -179,15 +164,13 @@ impl CudaPlugin {
             if Instant::now() >= end {
                 return Ok(WatchReply::default());
             }
-            watching.rest(end.min(Instant::now() + GLANCE));
+            watching.rest(self, end.min(Instant::now() + GLANCE));
         }
     }
 
     /// How long a look holds.
     fn pause(&self, found: &Discovery) -> Duration {
-        let ill = |device: &divvy_plugin::Device| {
-            device.health.state == divvy_plugin::HealthState::Unhealthy
-        };
+        let ill = |device: &Device| device.health.state == HealthState::Unhealthy;
         match found.devices.iter().any(ill) {
             true => ILL.min(self.config.look),
             false => self.config.look,
@@ -195,19 +178,20 @@ impl CudaPlugin {
     }
 
     /// Keeps what closes GPUs until it is over.
-    fn remember(&self, heard: &[Heard]) {
+    fn remember<'a>(&self, heard: impl Iterator<Item = &'a Heard>) {
         let now = Now::here();
-        let new: Vec<Condition> = heard
-            .iter()
-            .filter_map(|heard| {
-                let judged = xid::judge(heard.xid, &self.config.xid);
-                Condition::new(&heard.gpu, heard.xid, judged, &now)
-            })
-            .collect();
+        let new = heard.filter_map(|heard| {
+            let What::Xid(xid) = heard.what else {
+                return None;
+            };
+            let judged = xid::judge(xid, &self.config.xid);
+            Condition::new((&heard.gpu, &heard.address), xid, judged, &now)
+        });
+        let new: Vec<Condition> = new.collect();
         if new.is_empty() {
             return;
         }
-        // What cannot be kept is said with the look that follows.
+        // What cannot be written is said by each look.
         self.kept.update(&mut vec![], |mut all| {
             for condition in new {
                 conditions::add(&mut all, condition);
@@ -215,6 +199,43 @@ impl CudaPlugin {
             all
         });
     }
+}
+
+/// Lines of the log, with the GPUs that they are about: as they were when they were
+/// looked at, else as the kernel knows them.
+fn logged(lines: Vec<Line>, units: &[Unit], root: &Root) -> Vec<Heard> {
+    let known = root.known();
+    let one = |line: Line| {
+        let seen = units.iter().find(|unit| {
+            unit.device.parent.is_none() && without_function(&unit.address) == line.address
+        });
+        let (gpu, address) = match seen {
+            Some(unit) => (unit.device.id.clone(), unit.address.clone()),
+            None => {
+                let mut known = known.iter();
+                let (address, gpu) = known.find(|(a, _)| without_function(a) == line.address)?;
+                let id = gpu.uuid.clone().unwrap_or_else(|| address.clone());
+                (id, address.clone())
+            }
+        };
+        Some(Heard {
+            gpu,
+            address,
+            what: What::Xid(line.code),
+            gi: line.gi,
+            pid: line.pid,
+            cgroup: line.pid.and_then(cgroup),
+        })
+    };
+    lines.into_iter().filter_map(one).collect()
+}
+
+/// A process's cgroups, while it is there.
+fn cgroup(pid: u32) -> Option<String> {
+    let mut lines = String::new();
+    let file = File::open(format!("/proc/{pid}/cgroup")).ok()?;
+    file.take(CGROUP).read_to_string(&mut lines).ok()?;
+    Some(lines)
 }
 
 /// Where a GPU instance that we made begins.
@@ -227,27 +248,46 @@ fn start(machine: &Machine, gpu: &str, gi: u32) -> Option<u32> {
 
 /// What was heard, as the agent is told.
 fn told(heard: &[Heard], machine: &Machine, overrides: &Overrides) -> Vec<Incident> {
-    let there = |heard: &&Heard| machine.units.iter().any(|unit| unit.device.id == heard.gpu);
     let one = |heard: &Heard| {
+        let mut units = machine.units.iter();
+        let gpu = units.find(|unit| {
+            unit.device.parent.is_none()
+                && (unit.device.id == heard.gpu || unit.address == heard.address)
+        })?;
+        let gpu = &gpu.device.id;
         let instance = machine.units.iter().find(|unit| {
-            unit.gi.is_some()
-                && unit.gi == heard.gi
-                && unit.device.parent.as_deref() == Some(&heard.gpu)
+            unit.gi.is_some() && unit.gi == heard.gi && unit.device.parent.as_ref() == Some(gpu)
         });
-        let (what, outcome) = xid::judge(heard.xid, overrides);
-        let class = match outcome {
-            Outcome::Ignore => IncidentClass::Notice,
-            Outcome::Application => IncidentClass::Application,
-            Outcome::Reset | Outcome::Replace => IncidentClass::Device,
+        let (code, class, summary) = match heard.what {
+            What::Xid(xid) => {
+                let (what, outcome) = xid::judge(xid, overrides);
+                let summary = format!("XID {xid}: {what} ({})", outcome.word());
+                (format!("xid-{xid}"), class(outcome), summary)
+            }
+            What::DoubleBit => (
+                "ecc-double-bit".to_owned(),
+                IncidentClass::Notice,
+                "an ECC error in two bits: what follows is said by the XID that comes with it"
+                    .to_owned(),
+            ),
         };
-        Incident {
-            device: instance.map_or(&heard.gpu, |unit| &unit.device.id).clone(),
-            code: format!("xid-{}", heard.xid),
+        Some(Incident {
+            device: instance.map_or(gpu, |unit| &unit.device.id).clone(),
+            code,
             class,
-            summary: format!("XID {}: {what} ({})", heard.xid, outcome.word()),
+            summary,
             pid: heard.pid,
-            start: heard.gi.and_then(|gi| start(machine, &heard.gpu, gi)),
-        }
+            cgroup: heard.cgroup.clone(),
+            start: heard.gi.and_then(|gi| start(machine, gpu, gi)),
+        })
     };
-    heard.iter().filter(there).map(one).collect()
+    heard.iter().filter_map(one).collect()
+}
+
+fn class(outcome: Outcome) -> IncidentClass {
+    match outcome {
+        Outcome::Ignore => IncidentClass::Notice,
+        Outcome::Application => IncidentClass::Application,
+        Outcome::Reset | Outcome::Replace => IncidentClass::Device,
+    }
 }

@@ -52,8 +52,6 @@ type Row = (u64, u64, &'static str, Outcome);
 
 /// "GPU has fallen off the bus": over as soon as the GPU answers.
 pub(crate) const FALLEN: u64 = 79;
-/// An ECC error in two bits.
-pub(crate) const DOUBLE_BIT: u64 = 48;
 
 const TABLE: &[Row] = &[
     (
@@ -88,12 +86,7 @@ const TABLE: &[Row] = &[
         Application,
     ),
     (46, 46, "the GPU stopped processing", Reset),
-    (
-        DOUBLE_BIT,
-        DOUBLE_BIT,
-        "an ECC error that could not be corrected",
-        Reset,
-    ),
+    (48, 48, "an ECC error that could not be corrected", Reset),
     (
         54,
         54,

@@ -198,6 +198,7 @@ pub(crate) fn incident() -> Incident {
         class: IncidentClass::Device,
         summary: "it vanished".into(),
         pid: None,
+        cgroup: None,
         start: None,
     }
 }

@@ -10,7 +10,7 @@ use std::fs;
 use divvy_plugin::{Amount, ProcessSample};
 
 use super::Measures;
-use crate::launch::Cgroups;
+use crate::launch::cgroup;
 use crate::ledger::Ledger;
 
 /// What can be summed over processes; of other measures (a temperature, a clock) a sum
@@ -51,12 +51,10 @@ impl Owners {
             return owners;
         }
         let records = ledger.shared_records().unwrap_or_default();
-        let cgroups = Cgroups::now().ok();
         for pid in pids {
-            let cgroup = cgroups.as_ref().and_then(|all| all.of(*pid).ok());
-            let owner = cgroup.and_then(|cgroup| {
+            let owner = cgroup::lines(*pid).and_then(|lines| {
                 let mut held = records.iter().filter(|r| r.holds());
-                held.find(|r| cgroup.belongs_to(r.cgroup_name()))
+                held.find(|r| cgroup::is_member(&lines, r.cgroup_name(), r.pid))
             });
             if let Some(owner) = owner {
                 owners.workloads.insert(*pid, owner.id.clone());

@@ -19,7 +19,8 @@ const RESERVED: [&str; 7] = [
     "_bucket", "_count", "_created", "_gcount", "_gsum", "_info", "_sum",
 ];
 /// Families of this beginning are ours.
-const OURS: &str = "foreign_";
+const OURS: [&str; 2] = [FOREIGN, "incident"];
+const FOREIGN: &str = "foreign_";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeviceLabels {
@@ -105,7 +106,7 @@ fn of_foreigners(registry: &mut Registry, samples: &Samples) {
         memory.get_or_create(&labels).set(number(sum));
     }
     registry.register(
-        format!("device_{OURS}{MEMORY}"),
+        format!("device_{FOREIGN}{MEMORY}"),
         "Memory of a device that processes use which are no workload's",
         memory,
     );
@@ -155,7 +156,7 @@ fn name(plugin: &str, id: &str) -> String {
 /// Can a family be named after it, without being taken for another?
 fn is_metric(measure: &str) -> bool {
     let reserved = RESERVED.iter().any(|end| measure.ends_with(end));
-    measure.contains('_') && !reserved && !measure.starts_with(OURS)
+    measure.contains('_') && !reserved && !OURS.iter().any(|ours| measure.starts_with(ours))
 }
 
 impl<L> Default for Families<L> {

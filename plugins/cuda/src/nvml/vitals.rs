@@ -21,11 +21,13 @@ pub(crate) struct Vitals {
     pub(crate) action: Option<Action>,
     /// mJ since it was reset, or the driver loaded.
     pub(crate) energy_mj: Option<u64>,
+    /// Does the driver keep it going while nobody has it open?
+    pub(crate) persistent: bool,
     /// A row of its memory will be remapped when it is reset.
     pub(crate) remap_pending: bool,
     /// Rows of its memory can be remapped no more.
     pub(crate) remap_failed: bool,
-    /// It is slower than it could be, for heat.
+    /// The hardware itself slows it down, for heat.
     pub(crate) hot: bool,
     /// Programs that compute on it, with the GPU instance that each is in; `None`: the
     /// driver does not say.
@@ -83,39 +85,47 @@ impl Asker<'_> {
         };
         let energy_mj = self.ask("energy", Device::total_energy_consumption);
         let throttle = self.ask("clocks", Device::current_throttle_reasons);
-        let heat = ThrottleReasons::HW_THERMAL_SLOWDOWN | ThrottleReasons::SW_THERMAL_SLOWDOWN;
+        let persistent = self.ask("persistence mode", Device::is_in_persistent_mode);
         self.gpu.vitals = Vitals {
             action: action.map(Action::of),
             energy_mj,
+            persistent: persistent == Some(true),
             remap_pending: pending == Some(1),
             remap_failed: failed == Some(1),
-            hot: throttle.is_some_and(|reasons| reasons.intersects(heat)),
+            hot: throttle
+                .is_some_and(|reasons| reasons.contains(ThrottleReasons::HW_THERMAL_SLOWDOWN)),
             computing: self.computing(),
             leftover: None,
         };
         self.gpu.vitals.leftover = self.leftover();
     }
 
+    /// Those that draw as well (a desktop, a browser) are left out.
     fn computing(&mut self) -> Option<Vec<(u32, Option<u32>)>> {
-        let processes = self.ask("programs", processes);
-        let mut processes: Vec<_> = processes?
-            .into_iter()
-            .map(|process| (process.pid, process.gpu_instance_id))
-            .collect();
-        processes.sort_unstable();
-        processes.dedup();
-        Some(processes)
+        let computing = self.ask("programs", processes)?;
+        let drawing = self.ask("programs", Device::running_graphics_processes);
+        let drawing: Vec<u32> = drawing.iter().flatten().map(|p| p.pid).collect();
+        self.draws = !drawing.is_empty();
+        let computing = computing.into_iter().filter(|p| !drawing.contains(&p.pid));
+        let mut computing: Vec<_> = computing.map(|p| (p.pid, p.gpu_instance_id)).collect();
+        computing.sort_unstable();
+        computing.dedup();
+        Some(computing)
     }
 
-    /// Memory that is nobody's. Only where it is known that nobody is there, and by the
-    /// call that leaves out what the driver keeps.
+    /// Memory that is nobody's. Only where it is known that nobody is there, by the call
+    /// that leaves out what the driver keeps, and not of memory that the kernel uses as a
+    /// NUMA node: it keeps there what it likes (nvidia-smi manual, "FB Memory Usage").
     fn leftover(&mut self) -> Option<u64> {
-        if !self.gpu.vitals.computing.as_ref()?.is_empty() || self.gpu.mig.is_some_and(|mig| mig.on)
-        {
+        let idle = self.gpu.vitals.computing.as_ref()?.is_empty() && !self.draws;
+        if !idle || self.gpu.mig.is_some_and(|mig| mig.on) {
             return None;
         }
-        let drawing = self.ask("programs", |gpu| gpu.running_graphics_processes());
-        if !drawing?.is_empty() {
+        let nvml = self.nvml;
+        let node = self.ask("memory's NUMA node", |gpu| {
+            ffi::memory_node(nvml.lib(), gpu)
+        });
+        if node.is_some() {
             return None;
         }
         let used = |asker: &mut Self| {

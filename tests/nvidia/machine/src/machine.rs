@@ -321,6 +321,20 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Does the description have a call about this GPU hang?
+    #[must_use]
+    pub fn hangs(&self, call: &str, gpu: Option<&str>) -> bool {
+        let here = |fault: &&Fault| fault.gpu.is_none() || fault.gpu.as_deref() == gpu;
+        let faults = &self.current().fault;
+        let mut mine = faults
+            .iter()
+            .filter(|fault| fault.call == call)
+            .filter(here);
+        mine.any(|fault| fault.answer == Answer::Hang)
+    }
+}
+
 impl Answer {
     /// Does it: hangs, crashes, or gives the number to answer with.
     #[must_use]

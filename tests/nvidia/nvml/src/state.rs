@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use divvy_nvidia_machine::{
     Answer as Faulty, Description, Error, Gpu, GpuInstance, Instance, Machine, Node, Profile,
@@ -11,6 +13,9 @@ use nvml_wrapper_sys::bindings::*;
 
 use crate::abi::*;
 use crate::handles::Handle;
+
+/// Between two looks whether a call hangs still.
+const HANG: Duration = Duration::from_millis(20);
 
 /// How often NVML was initialised, less how often it was shut down, and the machine. It
 /// stays when NVML is shut down: it counts the process's calls.
@@ -71,7 +76,15 @@ impl Call {
     /// What the description's faults do to this call about this GPU.
     pub(crate) fn fault(&self, gpu: Option<&str>) -> Answer {
         self.subject.replace(gpu.map(str::to_owned));
-        give(self.machine.fault(self.name, gpu))
+        let fault = self.machine.fault(self.name, gpu);
+        // As a driver that hangs until the GPU is reset: until nobody says so any more.
+        if fault == Some(Faulty::Hang) {
+            while self.machine.hangs(self.name, gpu) {
+                thread::sleep(HANG);
+            }
+            return Ok(());
+        }
+        give(fault)
     }
 
     /// What they do to it when it is done.
