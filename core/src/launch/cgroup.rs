@@ -19,14 +19,32 @@ pub(crate) struct Cgroup {
     folders: BTreeMap<String, PathBuf>,
 }
 
+/// Where this namespace has the cgroup file systems: read once for many processes.
+#[derive(Clone, Debug)]
+pub(crate) struct Cgroups {
+    mountinfo: String,
+}
+
+impl Cgroups {
+    /// As they are mounted now.
+    pub(crate) fn now() -> std::io::Result<Self> {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+        Ok(Self { mountinfo })
+    }
+
+    /// The cgroup of a process.
+    pub(crate) fn of(&self, pid: u32) -> std::io::Result<Cgroup> {
+        let lines = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        Ok(Cgroup {
+            folders: folders(&lines, &self.mountinfo),
+        })
+    }
+}
+
 impl Cgroup {
     /// The cgroup of a process.
     pub(crate) fn of(pid: u32) -> std::io::Result<Self> {
-        let lines = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        Ok(Self {
-            folders: folders(&lines, &mounts),
-        })
+        Cgroups::now()?.of(pid)
     }
 
     fn read(&self, controller: &str, v1: &str, v2: &str) -> Option<String> {
@@ -89,6 +107,25 @@ impl Cgroup {
         self.read("memory", "memory.max_usage_in_bytes", "memory.peak")?
             .parse()
             .ok()
+    }
+
+    /// What its processes have in memory now, without the file pages that the kernel
+    /// takes back first: what container engines show.
+    pub(crate) fn memory_used(&self) -> Option<u64> {
+        let all = self.read("memory", "memory.usage_in_bytes", "memory.current")?;
+        let stat = self.read("memory", "memory.stat", "memory.stat")?;
+        let key = match self.folders.contains_key("memory") {
+            true => "total_inactive_file",
+            false => "inactive_file",
+        };
+        let back = keyed(&stat, key).unwrap_or(0);
+        Some(all.parse::<u64>().ok()?.saturating_sub(back))
+    }
+
+    /// How many processes are in it, those in cgroups below it left out.
+    pub(crate) fn processes(&self) -> Option<u64> {
+        let list = self.read("pids", "cgroup.procs", "cgroup.procs")?;
+        u64::try_from(list.lines().count()).ok()
     }
 
     /// The device rules of cgroup v1, one a line; `None` where the kernel
@@ -255,6 +292,35 @@ mod tests {
             found,
             ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/unified"]
         );
+    }
+
+    #[test]
+    fn memory_in_use_is_what_engines_show_by_either_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let with = |controller: &str, files: [(&str, &str); 3]| {
+            for (name, text) in files {
+                fs::write(folder.path().join(name), text).unwrap();
+            }
+            Cgroup {
+                folders: BTreeMap::from([(controller.to_owned(), folder.path().to_owned())]),
+            }
+        };
+        let v1 = [
+            ("memory.usage_in_bytes", "1000\n"),
+            ("memory.stat", "inactive_file 1\ntotal_inactive_file 300\n"),
+            ("cgroup.procs", "1\n2\n"),
+        ];
+        assert_eq!(with("memory", v1).memory_used(), Some(700));
+        assert_eq!(with("memory", v1).processes(), None);
+        let v2 = [
+            ("memory.current", "5000\n"),
+            ("memory.stat", "anon 7\ninactive_file 5001\n"),
+            ("cgroup.procs", "1\n2\n3\n"),
+        ];
+        assert_eq!(with("", v2).memory_used(), Some(0));
+        assert_eq!(with("", v2).processes(), Some(3));
+        fs::remove_file(folder.path().join("memory.stat")).unwrap();
+        assert_eq!(with("", [v2[0], v2[2], v2[2]]).memory_used(), None);
     }
 
     #[test]

@@ -37,7 +37,7 @@ mod spec;
 mod variables;
 mod writable;
 
-pub(crate) use cgroup::Cgroup;
+pub(crate) use cgroup::{Cgroup, Cgroups};
 pub use container::{By, Container, Folder};
 pub use edits::{MergeError, merge};
 pub use mounts::{BindMount, MountError, check_user_mount};

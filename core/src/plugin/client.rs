@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -175,6 +175,9 @@ pub struct Client {
     /// The host that watches: a wait, or a driver that hangs in it, keeps
     /// nobody else waiting.
     watching: Mutex<Inner>,
+    /// The host that measures, while somebody wants that: a driver that hangs in it
+    /// keeps neither of them waiting.
+    measuring: Mutex<Inner>,
     crashes: std::sync::Mutex<Crashes>,
     calls: std::sync::Mutex<Calls>,
     restarts: AtomicU64,
@@ -188,6 +191,9 @@ type Calls = BTreeMap<(&'static str, bool), (u64, Duration)>;
 struct Inner {
     host: Option<(Process, Manifest)>,
     stuck: Option<Child>,
+    /// Its crashes, where they are its own: that a plugin measures badly says nothing
+    /// of what it prepares. Else the plugin's.
+    own: Option<Crashes>,
 }
 
 enum Failure {
@@ -229,6 +235,10 @@ impl Client {
             history,
             inner: Mutex::default(),
             watching: Mutex::default(),
+            measuring: Mutex::new(Inner {
+                own: Some(Crashes::default()),
+                ..Inner::default()
+            }),
             crashes: std::sync::Mutex::new(crashes),
             calls: std::sync::Mutex::default(),
             restarts: AtomicU64::new(0),
@@ -249,7 +259,7 @@ impl Client {
 
     /// The plugin's file.
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -301,7 +311,9 @@ impl Client {
         }
         let crashes = self.crashes();
         match (crashes.quarantined_until(now_ms()), crashes.last()) {
-            (Some(until), Some(last)) => Status::Quarantined(self.quarantine(until, last)),
+            (Some(until), Some(last)) => {
+                Status::Quarantined(self.quarantine(until, last, self.history.as_deref()))
+            }
             (None, Some(last)) => Status::Crashed(format!("in {}: {}", last.during, last.reason)),
             _ => Status::Idle,
         }
@@ -312,13 +324,13 @@ impl Client {
         self.history().clone()
     }
 
-    fn quarantine(&self, until_ms: u64, last: &Crash) -> String {
+    fn quarantine(&self, until_ms: u64, last: &Crash, kept: Option<&Path>) -> String {
         let seconds = until_ms.saturating_sub(now_ms()).div_ceil(1000);
         let mut text = format!(
             "five crashes within ten minutes, the last in {}: {}; it is tried again in {seconds} s",
             last.during, last.reason
         );
-        if let Some(folder) = &self.history {
+        if let Some(folder) = kept {
             let file = folder.join(format!("{}.json", self.name));
             text += &format!(", or at once if {} is removed", file.display());
         }
@@ -406,7 +418,8 @@ impl Client {
         self.call(Op::Release, request, self.deadline).await
     }
 
-    /// Has it measure its devices.
+    /// Has it measure its devices, in a host of its own that is started for it and
+    /// kept until it may [`rest`](Self::rest).
     ///
     /// # Errors
     /// [`CallError`].
@@ -416,6 +429,18 @@ impl Client {
             .await?;
         self.believe(Op::Sample, validate::samples(&samples))?;
         Ok(samples)
+    }
+
+    /// Ends the host that measures, unless it is at it.
+    pub async fn rest(&self) {
+        let Ok(mut measuring) = self.measuring.try_lock() else {
+            return;
+        };
+        if let Some((host, _)) = measuring.host.take()
+            && let End::Stuck(child) = host.kill("nobody wants it to measure").await
+        {
+            measuring.stuck = Some(child);
+        }
     }
 
     /// The plugin's own folder, made if need be. Only root can have it: without it the
@@ -467,10 +492,10 @@ impl Client {
         deadline: Duration,
         then: impl Fn(T, &Manifest) -> U,
     ) -> Result<U, CallError> {
-        let which = if op == Op::Watch {
-            &self.watching
-        } else {
-            &self.inner
+        let which = match op {
+            Op::Watch => &self.watching,
+            Op::Sample => &self.measuring,
+            _ => &self.inner,
         };
         let began = Instant::now();
         let answer = self
@@ -636,12 +661,13 @@ impl Client {
             return refuse("stuck", why);
         }
         let now = now_ms();
-        let crashes = self.crashes();
+        let kept = self.history.as_deref().filter(|_| inner.own.is_none());
+        let crashes = inner.own.clone().unwrap_or_else(|| self.crashes());
         let Some(last) = crashes.last() else {
             return Ok(());
         };
         if let Some(until) = crashes.quarantined_until(now) {
-            return refuse("in quarantine", self.quarantine(until, last));
+            return refuse("in quarantine", self.quarantine(until, last, kept));
         }
         let wait = crashes.back_off(now);
         if !wait.is_zero() {
@@ -679,12 +705,17 @@ impl Client {
             op = op.name(),
             "plugin host ended: {reason}"
         );
-        let mut crashes = self.history();
-        crashes.push(Crash {
+        let crash = Crash {
             at_ms: now_ms(),
             during: op.name().to_owned(),
             reason: reason.clone(),
-        });
+        };
+        if let Some(own) = &mut inner.own {
+            own.push(crash);
+            return reason;
+        }
+        let mut crashes = self.history();
+        crashes.push(crash);
         if let Some(folder) = &self.history
             && let Err(e) = crashes.save(folder, &self.name)
         {
