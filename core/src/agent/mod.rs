@@ -30,6 +30,7 @@ mod rebuild;
 mod recover;
 mod request;
 mod run;
+mod sample;
 mod settle;
 mod stop;
 mod view;
@@ -43,6 +44,9 @@ pub use incidents::{IncidentView, Told};
 pub use rebuild::{Rebuilt, is_unknown};
 pub use request::{RootRequest, RunRequest};
 pub use run::Started;
+pub use sample::{
+    DeviceSample, ForeignProcess, Measures, Sampled, SampledPlugin, Samples, WorkloadSample,
+};
 pub use settle::{leave, settle};
 pub use view::{DeviceView, Usage, describe_inventory};
 pub use watch::Watched;
@@ -81,6 +85,7 @@ pub struct Agent {
     ledger: Ledger,
     plugins: Set,
     watched: Option<Watched>,
+    sampled: Sampled,
 }
 
 impl Agent {
@@ -95,6 +100,7 @@ impl Agent {
             settings,
             plugins,
             watched: None,
+            sampled: Sampled::default(),
         })
     }
 
@@ -111,6 +117,7 @@ impl Agent {
             settings,
             plugins,
             watched: Some(Watched::default()),
+            sampled: Sampled::default(),
         })
     }
 
@@ -120,11 +127,12 @@ impl Agent {
         self.watched.as_ref()
     }
 
-    /// Follows the plugins' watch streams, for as long as this is polled;
-    /// `ready` is called once each of them has answered, or failed to.
+    /// Follows the plugins' watch streams, and has them [measure](Self::measure) when
+    /// somebody wants it, for as long as this is polled; `ready` is called once each of
+    /// them has answered, or failed to.
     pub async fn follow(&self, ready: impl FnOnce()) {
         if let Some(watched) = &self.watched {
-            watched.follow(self, ready).await;
+            tokio::join!(watched.follow(self, ready), self.measure());
         }
     }
 

@@ -55,7 +55,7 @@ const AFTER: (&str, &str) = (
 );
 
 /// Every operation there is.
-pub const OPERATIONS: [Operation; 19] = [
+pub const OPERATIONS: [Operation; 20] = [
     get("version", "/v1/version", "Who answers here", "Version"),
     get(
         "openapi",
@@ -68,6 +68,12 @@ pub const OPERATIONS: [Operation; 19] = [
         "/v1/devices",
         "What there is, and what is free of it; answered from what the plugins said last",
         "Devices",
+    ),
+    get(
+        "samples",
+        "/v1/samples",
+        "What devices and workloads use, as measured last, with its age; the caller's own workloads, of root and admins all",
+        "Samples",
     ),
     get(
         "plugins",

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::{Created, Ended, Failed, OPERATIONS, Operation, Removed, StopRequest, Version};
-use crate::agent::{AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads};
+use crate::agent::{AllocateRequest, Decision, Devices, Plugins, RunRequest, Samples, Workloads};
 use crate::model::{Record, Request};
 use crate::monitor::ExecRequest;
 
@@ -60,6 +60,7 @@ fn schemas(generator: &mut SchemaGenerator) -> Map<String, Value> {
         Removed,
         Request,
         RunRequest,
+        Samples,
         StopRequest,
         Version,
         Workloads

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Builder, Divvy as Async, Workload as AsyncWorkload};
-use crate::agent::{AgentError, Decision, Devices, RunRequest};
+use crate::agent::{AgentError, Decision, Devices, RunRequest, Samples};
 use crate::model::{Exit, Record, Request};
 use crate::monitor::Event;
 
@@ -43,6 +43,15 @@ impl Divvy {
     /// As there.
     pub fn devices(&self) -> Result<Devices, AgentError> {
         self.runtime.block_on(self.inner.devices())
+    }
+
+    /// As [`divvy::Divvy::samples`](Async::samples); in this process each call has the
+    /// plugins measure.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn samples(&self) -> Result<Samples, AgentError> {
+        self.runtime.block_on(self.inner.samples())
     }
 
     /// As [`divvy::Divvy::fit`](Async::fit).

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use crate::agent::events::Event;
 use crate::agent::{
-    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads,
+    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Samples, Workloads,
 };
 use crate::api::{self, Client, Created, Ended, Removed, StopRequest, Version};
 use crate::model::{Exit, Record, Request, State, check_workload_name};
@@ -107,6 +107,33 @@ impl Divvy {
             Inner::Here(agent) => Ok(agent.plugin_list().await),
             Inner::There(client) => client.get("/v1/plugins").await,
         }
+    }
+
+    /// What devices and workloads use. An agent answers at once, with what it knows; in
+    /// this process each plugin measures for this, at most for its deadline, unless the
+    /// program [measures](Self::measure) all the while.
+    ///
+    /// # Errors
+    /// The ledger, or the agent does not answer.
+    pub async fn samples(&self) -> Result<Samples, AgentError> {
+        match &self.0 {
+            Inner::Here(agent) if !sys::is_root() => Ok(agent.samples(None).await),
+            Inner::Here(agent) => {
+                let records = agent.workloads().await?;
+                Ok(agent.samples(Some(&records)).await)
+            }
+            Inner::There(client) => client.get("/v1/samples").await,
+        }
+    }
+
+    /// For programs that show [`samples`](Self::samples) over and over: as long as this is
+    /// polled they are answered at once, with their age, whatever a plugin does. It
+    /// returns never; an agent does it by itself.
+    pub async fn measure(&self) {
+        if let Inner::Here(agent) = &self.0 {
+            agent.measure().await;
+        }
+        std::future::pending().await
     }
 
     /// Would this fit now, and where? Takes nothing.

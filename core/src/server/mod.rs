@@ -36,10 +36,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
 use crate::agent::events::{Look, differences};
-use crate::agent::{self, Agent, AgentError, Started, Watched};
+use crate::agent::{self, Agent, AgentError, Samples, Started, Watched};
 use crate::config::Config;
 use crate::launch::image::lookup_user;
 use crate::ledger::Ledger;
@@ -303,6 +304,13 @@ impl Server {
             Ok(records) => Ok(records?),
             Err(e) => Err(AgentError::Panicked(e.to_string())),
         }
+    }
+
+    /// What is used, as of now: no plugin is waited for longer than a moment.
+    async fn samples(&self, records: &[Record]) -> Samples {
+        let agent = self.agent();
+        agent.want_samples().await;
+        block_in_place(|| agent.describe_samples(Some(records)))
     }
 
     fn keep_waiting(&self, started: Started) {

@@ -16,7 +16,8 @@ use super::answer::Refusal;
 use super::peer::Peer;
 use super::{Server, streams};
 use crate::agent::{
-    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Workloads, pick,
+    Agent, AgentError, AllocateRequest, Decision, Devices, Plugins, RunRequest, Samples, Workloads,
+    pick,
 };
 use crate::api::{self, Created, Ended, OPERATIONS, Removed, StopRequest, Version};
 use crate::launch::{LaunchError, check_user_mount};
@@ -39,6 +40,7 @@ pub(super) fn router(server: Arc<Server>) -> Router {
             "version" => get(version),
             "openapi" => get(async || Json(api::document())),
             "devices" => get(devices),
+            "samples" => get(samples),
             "plugins" => get(plugins),
             "fit" => post(fit),
             "workloads" => get(workloads),
@@ -125,6 +127,16 @@ async fn devices(State(server): At, ConnectInfo(peer): By) -> Answer<Devices> {
         }
     }
     Ok(Json(devices))
+}
+
+async fn samples(State(server): At, ConnectInfo(peer): By) -> Answer<Samples> {
+    let records = server.records().await?;
+    let samples = server.samples(&records).await;
+    if peer.is_admin(&server.rules) {
+        return Ok(Json(samples));
+    }
+    // Of a device's use everybody may know, of who it is used by nobody else.
+    Ok(Json(samples.of_workloads(|w| peer.owns(w.owner))))
 }
 
 async fn plugins(State(server): At) -> Json<Plugins> {
