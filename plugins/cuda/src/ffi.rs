@@ -2,16 +2,20 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::c_uint;
+use std::ffi::{c_int, c_uint};
 use std::time::Duration;
 
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
 use nvml_wrapper::{Device, EventSet};
 use nvml_wrapper_sys::bindings::{
-    NvmlLib, nvmlEventData_t, nvmlGpuFabricInfo_t,
+    NvmlLib, nvmlEventData_t, nvmlFieldValue_t, nvmlGpuFabricInfo_t,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_UNKNOWN, nvmlMemory_t,
+    nvmlReturn_enum_NVML_ERROR_UNKNOWN, nvmlReturn_enum_NVML_SUCCESS, nvmlValue_t,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
 };
 
 /// Memory of a device by the call that drivers before 510 have: total and used
@@ -135,5 +139,43 @@ pub(crate) fn wait(nvml: &NvmlLib, set: &EventSet<'_>, time: Duration) -> Result
         types: EventTypes::from_bits_truncate(data.eventType),
         data: data.eventData,
         gi: Some(data.gpuInstanceId).filter(|gi| *gi != u32::MAX),
+    })
+}
+
+/// Values by field number and scope; `None`: the driver or the device does not have it.
+pub(crate) fn fields<const N: usize>(
+    nvml: &NvmlLib,
+    device: &Device<'_>,
+    fields: [(u32, u32); N],
+) -> [Option<u64>; N] {
+    let Ok(call) = nvml_sym(nvml.nvmlDeviceGetFieldValues.as_ref()) else {
+        return [None; N];
+    };
+    let mut values = fields.map(|(id, scope)| nvmlFieldValue_t {
+        fieldId: id,
+        scopeId: scope,
+        timestamp: 0,
+        latencyUsec: 0,
+        valueType: 0,
+        // A driver that writes nothing has not answered.
+        nvmlReturn: nvmlReturn_enum_NVML_ERROR_UNKNOWN,
+        value: nvmlValue_t { ullVal: 0 },
+    });
+    let count = c_int::try_from(N).unwrap_or(0);
+    // SAFETY: the handle is of this library, and there are `count` values.
+    let answer = nvml_try(unsafe { call(device.handle(), count, values.as_mut_ptr()) });
+    values.map(|field| {
+        let answered = answer.is_ok() && field.nvmlReturn == nvmlReturn_enum_NVML_SUCCESS;
+        let word = field.valueType == nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT;
+        let long = field.valueType == nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG
+            || field.valueType == nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
+        // SAFETY: the tag says which member was written, and all were zero before.
+        let value = unsafe {
+            match word {
+                true => u64::from(field.value.uiVal),
+                false => field.value.ullVal,
+            }
+        };
+        (answered && (word || long)).then_some(value)
     })
 }

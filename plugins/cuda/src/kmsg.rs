@@ -3,7 +3,8 @@
 //! Each XID is printed there, on GPUs that nobody has open as well, and with the
 //! process that it hit, which NVML does not say. Format of a record: Documentation/ABI/
 //! testing/dev-kmsg; of the line: "Understanding Xid Messages" in NVIDIA's XID guide:
-//! `NVRM: Xid (PCI:0000:53:00): 79, pid=1234, name=python, …`.
+//! `NVRM: Xid (PCI:0000:53:00): 79, pid=1234, name=python, …`; of a MIG instance
+//! `NVRM: Xid (PCI:0000:53:00 GPU-I:02 GPU-CI:00): 94, …`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -22,6 +23,8 @@ const MOST: usize = 1 << 20;
 pub(crate) struct Line {
     /// `0000:53:00`: the GPU's address without the function.
     pub(crate) address: String,
+    /// The GPU instance, where it is one's.
+    pub(crate) gi: Option<u32>,
     pub(crate) code: u64,
     pub(crate) pid: Option<u32>,
 }
@@ -82,12 +85,16 @@ fn line(record: &str) -> Option<Line> {
     }
     let rest = message.strip_prefix("NVRM: Xid (")?;
     let (address, rest) = rest.split_once("): ")?;
+    let mut words = address.split_ascii_whitespace();
+    let address = words.next()?;
     let address = address.strip_prefix("PCI:").unwrap_or(address);
+    let gi = words.find_map(|word| word.strip_prefix("GPU-I:"));
     let mut fields = rest.split(',').map(str::trim);
     let code = fields.next()?.parse().ok()?;
     let pid = fields.find_map(|field| field.strip_prefix("pid="));
     Some(Line {
         address: address.to_ascii_lowercase(),
+        gi: gi.and_then(|gi| gi.parse().ok()),
         code,
         pid: pid.and_then(|pid| pid.trim_matches('\'').parse().ok()),
     })
@@ -123,6 +130,9 @@ mod tests {
             read("3,1,2,c;NVRM: Xid (PCI:0000:3b:00): 154, GPU recovery action changed"),
             at(154, None)
         );
+        let instance =
+            line("4,1,2,-;NVRM: Xid (PCI:0000:3b:00 GPU-I:12 GPU-CI:00): 94, pid=7, name=x");
+        assert_eq!(instance.and_then(|line| line.gi), Some(12));
         for other in [
             // Written by a program: facility 1.
             "12,1,2,-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1",

@@ -15,7 +15,7 @@
 //!
 //! One idea per module: `root`, `libraries`, `nvml`, `kmsg`, `listen` and `ffi` read;
 //! `identity`, `links`, `mig`, `health`, `xid`, `conditions` and `discover` understand;
-//! `watch` waits; `slots` is what can be asked for; `prepare` and `require` are the way
+//! `watch` waits, `sample` measures; `slots` is what can be asked for; `prepare` and `require` are the way
 //! into a container.
 
 #![deny(unsafe_code)]
@@ -36,6 +36,7 @@ mod nvml;
 mod prepare;
 mod require;
 mod root;
+mod sample;
 mod slots;
 mod watch;
 mod xid;
@@ -45,7 +46,7 @@ use std::sync::{Mutex, PoisonError};
 
 use divvy_plugin::{
     Discovery, Edits, Manifest, OpenRequest, Plugin, PluginError, PrepareRequest, ReleaseRequest,
-    RestoreRequest, WatchReply, WatchRequest,
+    RestoreRequest, Samples, WatchReply, WatchRequest,
 };
 
 use conditions::Kept;
@@ -54,6 +55,7 @@ use discover::Machine;
 use error::Error;
 use prepare::Grant;
 use root::Root;
+use sample::Names;
 use watch::Watching;
 
 /// The plugin, opened.
@@ -63,6 +65,7 @@ pub struct CudaPlugin {
     root: Root,
     kept: Kept,
     watching: Mutex<Watching>,
+    names: Mutex<Option<Names>>,
 }
 
 /// The driver's libraries, as they are now.
@@ -155,6 +158,7 @@ impl Plugin for CudaPlugin {
             config,
             kept: Kept::in_folder(request.state.as_deref()),
             watching: Mutex::default(),
+            names: Mutex::default(),
         })
     }
 
@@ -197,6 +201,12 @@ impl Plugin for CudaPlugin {
     /// Nothing to learn: no state is kept by allocation.
     fn restore(&self, _: &RestoreRequest) -> Result<(), PluginError> {
         Ok(())
+    }
+
+    fn sample(&self) -> Result<Samples, PluginError> {
+        let names = self.names.lock();
+        let mut names = names.unwrap_or_else(PoisonError::into_inner);
+        Ok(self.measure(&mut names)?)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::ffi;
 use crate::libraries;
 use crate::root::{Root, is_uuid};
 
-pub(crate) use vitals::{Action, Vitals};
+pub(crate) use vitals::{Action, Vitals, processes};
 
 /// A driver and its GPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -53,6 +53,10 @@ pub(crate) struct Access {
     pub(crate) mode: u32,
 }
 
+/// What changes in the kernel's files when the driver or what it drives does: its
+/// version, its GPUs, the rights to MIG instances.
+pub(crate) type Signs = (Option<String>, Vec<String>, Vec<String>);
+
 impl Root {
     /// The machine whose `/` is this folder.
     pub(crate) fn new(path: &Path) -> Self {
@@ -168,7 +172,7 @@ impl Root {
     }
 
     /// What changes when the driver or its GPUs do, of what costs next to nothing.
-    pub(crate) fn signs(&self) -> (Option<String>, Vec<String>, Vec<String>) {
+    pub(crate) fn signs(&self) -> Signs {
         let gpus = self.names("proc/driver/nvidia/gpus");
         let rights = self.names("dev/nvidia-caps");
         (self.text("proc/driver/nvidia/version"), gpus, rights)

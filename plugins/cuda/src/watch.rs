@@ -14,7 +14,7 @@ use crate::discover::{Machine, Unit};
 use crate::error::Error;
 use crate::kmsg::Log;
 use crate::listen::{Ear, Heard, Listener};
-use crate::root::without_function;
+use crate::root::{Signs, without_function};
 use crate::xid::{self, Outcome, Overrides};
 use crate::{CudaPlugin, Libraries};
 
@@ -44,7 +44,7 @@ pub(crate) struct Watching {
 #[derive(Debug)]
 struct Look {
     at: Instant,
-    signs: (Option<String>, Vec<String>, Vec<String>),
+    signs: Signs,
     units: Vec<Unit>,
     found: Discovery,
 }
@@ -61,7 +61,7 @@ impl Watching {
             Some(Heard {
                 gpu: gpu.device.id.clone(),
                 xid: line.code,
-                gi: None,
+                gi: line.gi,
                 pid: line.pid,
             })
         });

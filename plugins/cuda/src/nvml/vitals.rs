@@ -3,15 +3,16 @@
 use std::thread;
 use std::time::Duration;
 
+use nvml_wrapper::Device;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
-use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use nvml_wrapper_sys::bindings::field_id::{
     NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, NVML_FI_DEV_REMAPPED_FAILURE, NVML_FI_DEV_REMAPPED_PENDING,
 };
 
 use super::Asker;
+use crate::ffi;
 
 /// How a GPU does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,20 +72,17 @@ const AGAIN: (u32, Duration) = (3, Duration::from_millis(100));
 
 impl Asker<'_> {
     pub(super) fn vitals(&mut self) {
-        let ids = [
-            NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
-            NVML_FI_DEV_REMAPPED_PENDING,
-            NVML_FI_DEV_REMAPPED_FAILURE,
+        let fields = [
+            (NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, 0),
+            (NVML_FI_DEV_REMAPPED_PENDING, 0),
+            (NVML_FI_DEV_REMAPPED_FAILURE, 0),
         ];
-        let fields = self.ask("condition", |gpu| gpu.field_values_for(&ids.map(FieldId)));
-        let mut values = fields.into_iter().flatten().map(|field| {
-            let value = field.ok()?.value.ok()?;
-            number(&value)
-        });
-        let mut next = || values.next().flatten();
-        let (action, pending, failed) = (next(), next(), next());
-        let energy_mj = self.ask("energy", nvml_wrapper::Device::total_energy_consumption);
-        let throttle = self.ask("clocks", nvml_wrapper::Device::current_throttle_reasons);
+        let [action, pending, failed] = match self.gpu.lost.is_some() {
+            true => [None; 3],
+            false => ffi::fields(self.nvml.lib(), self.device, fields),
+        };
+        let energy_mj = self.ask("energy", Device::total_energy_consumption);
+        let throttle = self.ask("clocks", Device::current_throttle_reasons);
         let heat = ThrottleReasons::HW_THERMAL_SLOWDOWN | ThrottleReasons::SW_THERMAL_SLOWDOWN;
         self.gpu.vitals = Vitals {
             action: action.map(Action::of),
@@ -99,16 +97,7 @@ impl Asker<'_> {
     }
 
     fn computing(&mut self) -> Option<Vec<(u32, Option<u32>)>> {
-        // The call that drivers before 510 have is another.
-        let processes = self.ask("programs", |gpu| {
-            gpu.running_compute_processes()
-                .or_else(|error| match error {
-                    NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound => {
-                        gpu.running_compute_processes_v2()
-                    }
-                    error => Err(error),
-                })
-        });
+        let processes = self.ask("programs", processes);
         let mut processes: Vec<_> = processes?
             .into_iter()
             .map(|process| (process.pid, process.gpu_instance_id))
@@ -130,7 +119,7 @@ impl Asker<'_> {
             return None;
         }
         let used = |asker: &mut Self| {
-            let memory = asker.ask("memory", nvml_wrapper::Device::memory_info)?;
+            let memory = asker.ask("memory", Device::memory_info)?;
             let most = IDLE.max(memory.total / 100);
             Some(memory.used).filter(|used| *used > most)
         };
@@ -143,11 +132,13 @@ impl Asker<'_> {
     }
 }
 
-fn number(value: &SampleValue) -> Option<u64> {
-    match value {
-        SampleValue::U32(number) => Some((*number).into()),
-        SampleValue::U64(number) => Some(*number),
-        SampleValue::I64(number) => u64::try_from(*number).ok(),
-        SampleValue::F64(_) => None,
-    }
+/// The programs that compute on a GPU. The call that drivers before 510 have is another.
+pub(crate) fn processes(gpu: &Device<'_>) -> Result<Vec<ProcessInfo>, NvmlError> {
+    gpu.running_compute_processes()
+        .or_else(|error| match error {
+            NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound => {
+                gpu.running_compute_processes_v2()
+            }
+            error => Err(error),
+        })
 }

@@ -142,6 +142,9 @@ pub struct Gpu {
     /// KB/s sent and received over PCIe; default: some, if it is busy.
     #[serde(default)]
     pub pcie_kbps: Option<[u32; 2]>,
+    /// Bytes sent and received over PCIe, where the driver counts them.
+    #[serde(default)]
+    pub pcie_bytes: Option<[u64; 2]>,
     /// NVLinks, by link number in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nvlink: Vec<Link>,

@@ -93,6 +93,8 @@ fn value(device: &Device, field: u32, scope: u32) -> Answer<Value> {
         NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX | NVML_FI_DEV_NVLINK_THROUGHPUT_RAW_RX => {
             Value::Long(links::throughput(device, scope)?[1])
         }
+        NVML_FI_DEV_PCIE_COUNT_TX_BYTES => Value::Long(gpu.pcie_bytes.ok_or(NOT_SUPPORTED)?[0]),
+        NVML_FI_DEV_PCIE_COUNT_RX_BYTES => Value::Long(gpu.pcie_bytes.ok_or(NOT_SUPPORTED)?[1]),
         _ => return Err(NOT_SUPPORTED),
     })
 }
