@@ -1,0 +1,34 @@
+//! Everything about the selected: what `divvy describe` says, and what is measured.
+
+use super::model::Model;
+use crate::agent::Measures;
+use crate::cli::describe::{device_lines, lines};
+use crate::cli::output::printable;
+
+/// About a workload.
+pub(super) fn workload(model: &Model, name: &str) -> Vec<String> {
+    model.record(name).map(lines).unwrap_or_default()
+}
+
+/// About a row of devices: a device, or all cores, or all memory.
+pub(super) fn device(model: &Model, row: &str) -> Vec<String> {
+    let views = match model.view_of(row) {
+        Some(view) => vec![view],
+        None => model.views_in(row),
+    };
+    let mut all = Vec::new();
+    for view in views {
+        if !all.is_empty() {
+            all.push(String::new());
+        }
+        all.extend(device_lines(view));
+        let measures = model.measures(&view.device.plugin, &view.device.device.id);
+        all.extend(measures.into_iter().flat_map(measured));
+    }
+    all
+}
+
+fn measured(measures: &Measures) -> impl Iterator<Item = String> {
+    let all = measures.iter();
+    all.map(|(name, amount)| format!("{:<11} {amount}", printable(name)))
+}
