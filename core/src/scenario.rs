@@ -814,6 +814,53 @@ mod tests {
         }
     }
 
+    /// What `divvy devices --json` prints says what partitions serve.
+    #[test]
+    fn a_part_at_a_level_is_the_partition_that_serves_it() {
+        let slot = |name: &str, class: &str, unit: &str, shape: &str, level: &str, draws: Value| {
+            json!({ "plugin": "acme", "slot": {
+                "name": name, "summary": "", "class": class, "unit": unit, "quantum": "1",
+                "shape": shape, "level": level, "draws": draws } })
+        };
+        let profile = |slot: &str, size: u32, starts: &[u32], bytes: &str| {
+            json!({ "slot": slot, "size": size, "starts": starts, "capacities": {},
+                "serves": { "gpu.mem": bytes } })
+        };
+        let ask =
+            |bytes: &str| json!({ "allocate": { "gpu.mem": bytes }, "min_level": "hardware" });
+        let draws = json!([{ "capacity": "memory", "per_unit": "1" }]);
+        let steps = answers(&json!({
+            "format": "divvy-scenario/1",
+            "devices": {
+                "slots": [
+                    slot("acme.mem", "gpu.mem", "byte", "single", "advisory", draws),
+                    slot("acme.half", "gpu.partition", "partition", "partition", "hardware", json!([])),
+                    slot("acme.quarter", "gpu.partition", "partition", "partition", "hardware", json!([])),
+                ],
+                "devices": [{
+                    "plugin": "acme", "id": "g0", "kind": "gpu", "model": "",
+                    "health": { "state": "healthy" }, "capacities": { "memory": { "total": "80" } },
+                    "partitioning": { "positions": 4, "profiles": [
+                        profile("acme.half", 2, &[0, 2], "39"),
+                        profile("acme.quarter", 1, &[0, 1, 2, 3], "19"),
+                    ] } }] },
+            "steps": [ask("19"), ask("20"), ask("20"), ask("40")] }));
+        assert_eq!(
+            steps[0]["ok"],
+            json!({ "acme.quarter": { "acme/g0": "1" } })
+        );
+        assert_eq!(steps[1]["ok"], json!({ "acme.half": { "acme/g0": "1" } }));
+        let message = |step: &Value| step["error"]["message"].as_str().unwrap().to_owned();
+        assert_eq!(
+            message(&steps[2]),
+            "acme.half: 1 asked, 0 free of 2; nothing of it can be granted now; one is what 20 B of gpu.mem take; a smaller one would fit: acme.quarter has 19 B of gpu.mem (20 B asked)"
+        );
+        assert_eq!(
+            message(&steps[3]),
+            "acme.mem: its limit is advisory, below the hardware that was asked for; no partition here is enough: the largest of that level, acme.half, has 39 B of gpu.mem (40 B asked); ask for less, or for a lower --min-level"
+        );
+    }
+
     #[test]
     fn patterns() {
         for (pattern, name, matches) in [

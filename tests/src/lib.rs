@@ -25,7 +25,7 @@ pub mod state;
 mod terminal;
 
 pub use command::{Divvy, Output, Running};
-pub use machine::{Agent, Machine, eventually, hosts_of};
+pub use machine::{Agent, Machine, eventually, executable, hosts_of};
 pub use terminal::OnTerminal;
 
 /// Ends a test, loudly, on a machine that lacks something:

@@ -48,9 +48,14 @@ impl Machine {
     pub fn with(plugins: &[&str]) -> Self {
         let machine = Self::new();
         for plugin in plugins {
-            machine.install(plugin, &built_plugin(plugin));
+            machine.add(plugin);
         }
         machine
+    }
+
+    /// Installs one more of these plugins.
+    pub fn add(&self, plugin: &str) {
+        self.install(plugin, &built_plugin(plugin));
     }
 
     /// Its folder, for what else a test needs.
@@ -146,7 +151,7 @@ impl Machine {
     pub fn divvy_as(&self, uid: u32, gid: u32, words: &str) -> Divvy {
         let copy = self.path().join("divvy");
         if !copy.exists() {
-            fs::copy(divvy(), &copy).expect("a copy of the executable");
+            fs::copy(executable(), &copy).expect("a copy of the executable");
             set_mode(&copy, 0o755);
         }
         let home = self.path().join(format!("home-{uid}"));
@@ -182,7 +187,7 @@ impl Machine {
     /// are added with [`Divvy::arg`].
     #[must_use]
     pub fn divvy(&self, words: &str) -> Divvy {
-        Divvy::new(self.command(Command::new(divvy()), words))
+        Divvy::new(self.command(Command::new(executable()), words))
     }
 
     fn command(&self, mut command: Command, words: &str) -> Command {
@@ -240,7 +245,7 @@ impl Machine {
         }
         Set::open(&Settings {
             folder: Some(self.plugin_folder()),
-            exe: divvy(),
+            exe: executable(),
             set,
             history: Some(self.state().join("plugins")),
         })
@@ -255,7 +260,7 @@ impl Machine {
     /// `divvy plugin-host`, which is not for people.
     #[must_use]
     pub fn host_by_hand(&self) -> Divvy {
-        let mut command = Command::new(divvy());
+        let mut command = Command::new(executable());
         command.arg("plugin-host");
         Divvy::new(command)
     }
@@ -370,7 +375,11 @@ pub fn eventually(mut so: impl FnMut() -> bool) -> bool {
 
 /// The executable under test: `target/PROFILE/divvy-under-test`, beside the
 /// folder `deps` that the test itself is in.
-fn divvy() -> PathBuf {
+///
+/// # Panics
+/// It is not there.
+#[must_use]
+pub fn executable() -> PathBuf {
     let exe = test_folder().with_file_name("divvy-under-test");
     assert!(
         exe.is_file(),

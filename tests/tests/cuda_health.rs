@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use divvy_nvidia_machine::{Description, Gpu, Xid};
+use divvy_nvidia_machine::{Answer, Description, Fault, Gpu, Process, Xid};
 use divvy_tests::nvidia::{Nvidia, description};
+use divvy_tests::rootfs::record;
 use divvy_tests::{Divvy, eventually, requires};
 use serde_json::Value;
 
@@ -158,4 +159,276 @@ fn a_gpu_off_the_bus_is_closed_its_owner_named_and_seven_go_on() {
             .iter()
             .any(|(of, ..)| *of == about)
     );
+}
+
+#[test]
+fn what_a_gpu_says_of_itself_closes_it_and_opens_it_again() {
+    requires!(root);
+    let nvidia = Nvidia::ready("h100x8");
+    let state = || {
+        let mine = uuid("g2");
+        let device = nvidia
+            .devices()
+            .into_iter()
+            .find(|device| device["id"] == *mine);
+        let device = device.unwrap();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let why = match device["closed"].is_null() {
+            true => text(&device["health"]["reason"]),
+            false => text(&device["closed"]),
+        };
+        (text(&device["health"]["state"]), why)
+    };
+    assert_eq!(state(), ("healthy".into(), String::new()));
+    // A program that is no workload's, and lives.
+    let mut stranger = std::process::Command::new("sleep")
+        .arg("600")
+        .spawn()
+        .unwrap();
+    let process = Process {
+        pid: stranger.id(),
+        memory_mib: Some(512),
+        graphics: false,
+        utilization: None,
+    };
+    type Change = Box<dyn Fn(&mut Gpu)>;
+    let cases: [(&str, &str, Change); 8] = [
+        (
+            "unhealthy",
+            "needs a reset",
+            Box::new(|gpu| gpu.recovery = 1),
+        ),
+        (
+            "unhealthy",
+            "machine needs a restart",
+            Box::new(|gpu| gpu.recovery = 2),
+        ),
+        (
+            "degraded",
+            "links to other GPUs",
+            Box::new(|gpu| gpu.recovery = 3),
+        ),
+        (
+            "unhealthy",
+            "remapped no more",
+            Box::new(|gpu| gpu.remapped_rows = Some((0, 9, false, true))),
+        ),
+        (
+            "degraded",
+            "at its next reset",
+            Box::new(|gpu| gpu.remapped_rows = Some((0, 1, true, false))),
+        ),
+        (
+            "degraded",
+            "for heat",
+            Box::new(|gpu| gpu.throttle = vec!["hw-thermal".into()]),
+        ),
+        (
+            "unhealthy",
+            "up to 2048 MiB",
+            Box::new(|gpu| gpu.used_mib = 2000),
+        ),
+        (
+            "healthy",
+            "is no workload's",
+            Box::new(move |gpu| gpu.process = vec![process.clone()]),
+        ),
+    ];
+    let good = description("h100x8").gpu["g2"].clone();
+    for (health, reason, change) in cases {
+        nvidia.change(|machine| change(gpu(machine, "g2")));
+        let (now, why) = state();
+        assert_eq!(now, health, "{reason}: {why}");
+        assert!(why.contains(reason), "{reason}: {why}");
+        assert_eq!(ask_fit(&nvidia, 8), health == "degraded", "{reason}");
+        assert!(ask_fit(&nvidia, 7), "{reason}");
+        // A program that has ended is in nobody's way, whatever the driver still lists.
+        if reason == "is no workload's" {
+            stranger.kill().unwrap();
+            stranger.wait().unwrap();
+            assert_eq!(state(), ("healthy".into(), String::new()));
+        }
+        nvidia.change(|machine| *gpu(machine, "g2") = good.clone());
+        assert_eq!(state(), ("healthy".into(), String::new()), "after {reason}");
+    }
+}
+
+fn ask_fit(nvidia: &Nvidia, gpus: usize) -> bool {
+    let fit = nvidia.divvy(&format!("fit --gpu {gpus} --cpu 0.1 --mem 64MiB"));
+    fit.run().code == 0
+}
+
+#[test]
+fn what_happened_outlives_the_agent_and_ends_with_evidence() {
+    requires!(root);
+    // A driver that does not say what a GPU needs.
+    let nvidia = Nvidia::ready("a100x8");
+    let settings = "xid = \"13=reset,79=ignore\"";
+    let agent = nvidia.agent(settings);
+    let hold = "run -d --name a --cpu 0.1 --mem 64MiB --gpu 8 -- sleep 600";
+    ask(&nvidia, hold).run().succeeds();
+    let first = |state: &str| {
+        let devices = devices(&nvidia);
+        let mine = &description("a100x8").gpu["g1"].uuid;
+        devices[mine]["health"]["state"] == state
+    };
+    let happens = |xid: u64| {
+        nvidia.change(|machine| gpu(machine, "g1").xid.push(Xid::of(xid)));
+        let code = format!("xid-{xid}");
+        let told = eventually(|| {
+            let incidents = events(&nvidia, "device.incident");
+            incidents
+                .iter()
+                .any(|(_, of, holders)| *of == code && holders == &["a"])
+        });
+        assert!(told, "{code}");
+    };
+    // The operator knows better, both ways.
+    happens(79);
+    assert!(first("healthy"));
+    happens(13);
+    assert!(eventually(|| first("unhealthy")));
+    drop(agent);
+    let mine = &description("a100x8").gpu["g1"].uuid;
+    let alone = nvidia
+        .devices()
+        .into_iter()
+        .find(|device| device["id"] == **mine);
+    assert_eq!(
+        alone.unwrap()["health"]["state"],
+        "unhealthy",
+        "without an agent"
+    );
+    let _agent = nvidia.agent(settings);
+    assert!(first("unhealthy"), "another agent");
+    let reason =
+        devices(&nvidia)[&description("a100x8").gpu["g1"].uuid]["health"]["reason"].to_string();
+    assert!(
+        reason.contains("XID 13") && reason.contains("conditions.json"),
+        "{reason}"
+    );
+    // A reset begins its energy counter anew; until then nothing says that it is well.
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(first("unhealthy"), "no evidence");
+    nvidia.change(|machine| gpu(machine, "g1").energy_mj = Some(17));
+    assert!(
+        eventually(|| first("healthy")),
+        "{:#}",
+        devices(&nvidia)[&description("a100x8").gpu["g1"].uuid]
+    );
+}
+
+#[test]
+fn a_driver_that_is_replaced_under_work_holds_new_starts_and_names_whom_it_hits() {
+    requires!(root);
+    let nvidia = Nvidia::ready("t4");
+    let _agent = nvidia.agent("");
+    let run = "run -d --name a --cpu 0.1 --mem 64MiB --gpu 0.5 -- sleep 600";
+    ask(&nvidia, run).run().succeeds();
+    let fit = || ask(&nvidia, "fit --gpu 0.25 --cpu 0.1 --mem 64MiB").run();
+    fit().succeeds();
+    nvidia.change(|machine| machine.kernel_driver = Some("999.1.2".into()));
+    let hit = || {
+        events(&nvidia, "device.unknown")
+            .iter()
+            .any(|(.., holders)| holders == &["a"])
+    };
+    assert!(eventually(hit));
+    let refused = fit();
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("999.1.2"), "{}", refused.stderr);
+    ask(&nvidia, "ps").run().succeeds().says("a ");
+    nvidia.change(|machine| machine.kernel_driver = None);
+    assert!(eventually(|| fit().code == 0));
+}
+
+#[test]
+fn a_call_that_hangs_costs_its_plugins_host_alone() {
+    requires!(root);
+    let nvidia = Nvidia::ready("h100x8");
+    let _agent = nvidia.agent("deadline_ms = 1000");
+    let cuda = |state: &str| states(&nvidia).values().all(|now| now == state);
+    assert!(cuda("healthy"));
+    let hang = Fault {
+        call: "nvmlDeviceGetComputeMode".into(),
+        nth: None,
+        gpu: Some("g4".into()),
+        after: false,
+        answer: Answer::Hang,
+    };
+    nvidia.change(|machine| machine.fault.push(hang));
+    assert!(patiently(|| cuda("unknown")), "{:?}", states(&nvidia));
+    // All else goes on, and who asks is answered at once.
+    let began = Instant::now();
+    ask(&nvidia, "run --rm --cpu 0.1 --mem 64MiB -- true")
+        .run()
+        .succeeds();
+    println!("a job beside it took {:?}", began.elapsed());
+    let all = ask(&nvidia, "--json devices").run().succeeds().json();
+    let others = all["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|d| d["plugin"] == "cpu");
+    assert!(
+        others
+            .into_iter()
+            .all(|device| device["health"]["state"] == "healthy")
+    );
+    nvidia.change(|machine| machine.fault.clear());
+    assert!(patiently(|| cuda("healthy")), "{:?}", states(&nvidia));
+}
+
+/// As `eventually`, for what takes hosts their deadlines and pauses.
+fn patiently(mut so: impl FnMut() -> bool) -> bool {
+    (0..6).any(|_| eventually(&mut so))
+}
+
+#[test]
+fn of_several_on_one_gpu_the_one_whose_process_it_was_is_named() {
+    requires!(root);
+    let nvidia = Nvidia::ready("t4");
+    let _agent = nvidia.agent("");
+    for name in ["a", "b"] {
+        let run = format!("run -d --name {name} --cpu 0.1 --mem 64MiB --gpu 0.5 -- sleep 600");
+        ask(&nvidia, &run).run().succeeds();
+    }
+    let pid = record(&nvidia.machine, "b")["pid"].as_u64().unwrap();
+    let gpu_name = description("t4").gpu.keys().next().unwrap().clone();
+    let raise = |code: u64, pid: Option<u32>| {
+        let xid = Xid {
+            pid,
+            name: pid.map(|_| "sleep".into()),
+            ..Xid::of(code)
+        };
+        nvidia.change(|machine| gpu(machine, &gpu_name).xid.push(xid));
+    };
+    let told = |code: &str, whom: &[&str]| {
+        eventually(|| {
+            let incidents = events(&nvidia, "device.incident");
+            incidents
+                .iter()
+                .any(|(_, of, holders)| of == code && holders == whom)
+        })
+    };
+    raise(31, Some(u32::try_from(pid).unwrap()));
+    assert!(
+        told("xid-31", &["b"]),
+        "{:?}",
+        events(&nvidia, "device.incident")
+    );
+    raise(13, None);
+    assert!(
+        told("xid-13", &["a", "b"]),
+        "{:?}",
+        events(&nvidia, "device.incident")
+    );
+    // What there is to say of it is said wherever one looks.
+    let device = format!("describe {}", &description("t4").gpu[&gpu_name].uuid[..10]);
+    ask(&nvidia, &device)
+        .run()
+        .succeeds()
+        .says("XID 31")
+        .says("health      healthy");
+    ask(&nvidia, "describe b").run().succeeds().says("XID 31");
 }

@@ -20,6 +20,8 @@ use crate::place::Place;
 const ROUND_TRIP: Duration = Duration::from_micros(20);
 /// Of GPUs that are not there: what the plugin costs, not what a driver does.
 const EIGHT_GPUS: Duration = Duration::from_millis(50);
+/// Measuring eight GPUs.
+const SAMPLE: Duration = Duration::from_millis(20);
 const HOST: Duration = Duration::from_millis(5);
 
 pub(crate) fn bench(
@@ -96,6 +98,22 @@ pub(crate) fn bench(
             });
         });
     }
+
+    group.bench_function("cuda_sample_8", |b| {
+        b.iter_custom(|n| {
+            let samples = runtime.block_on(async {
+                let mut samples = Vec::new();
+                for _ in 0..n {
+                    let begin = Instant::now();
+                    let measured = cuda.sample().await.expect("the plugin measures");
+                    samples.push(begin.elapsed());
+                    assert_eq!(measured.devices.len(), 8);
+                }
+                samples
+            });
+            figures.add("plugin/cuda_sample_8", Some(SAMPLE), samples)
+        });
+    });
 
     group.sample_size(50);
     group.bench_function("host_start", |b| {

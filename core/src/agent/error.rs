@@ -49,6 +49,9 @@ pub enum AgentError {
     /// Several workloads.
     #[error("several workloads' ids begin with {0:?}; write more of it")]
     Ambiguous(String),
+    /// Several devices.
+    #[error("{0:?} may be any of {list}; write more of it", list = .1.join(", "))]
+    AmbiguousDevice(String, Vec<String>),
     /// It has not ended.
     #[error("the workload {0} has not ended; stop it first: divvy stop {0}")]
     StillThere(String),
@@ -285,6 +288,7 @@ impl AgentError {
             Self::NoSuchWorkload(_) => "unknown_workload",
             Self::NoSuchDevice(_) => "unknown_device",
             Self::Ambiguous(_) => "ambiguous_workload",
+            Self::AmbiguousDevice(..) => "ambiguous_device",
             Self::StillThere(_) => "not_ended",
             Self::NotRunning(_) => "not_running",
             Self::ReservedEnv(_) => "reserved_env",

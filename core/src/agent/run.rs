@@ -733,7 +733,7 @@ fn with_advice(mut notes: Vec<String>, record: &Record) -> Vec<String> {
     for slice in &record.slices {
         if slice.level == Some(EnforcementLevel::Advisory) {
             notes.push(format!(
-                "{} is advisory: the job is told its part of {}, and nothing holds it to that; --min-level hardware refuses such slots",
+                "{} is advisory: the job is told its part of {}, and nothing holds it to that; --min-level hardware takes a partition that is enough, or refuses",
                 slice.part.slot,
                 slice.device()
             ));

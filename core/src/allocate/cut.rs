@@ -1,5 +1,7 @@
 //! Hardware partitions: runs of positions on a device.
 
+use std::collections::BTreeMap;
+
 use super::machine::{Needs, SlotIx};
 use crate::model::Amount;
 
@@ -20,6 +22,15 @@ pub(super) struct Cut {
     pub(super) starts: u64,
     /// What it uses up of the device's capacities besides.
     pub(super) needs: Needs,
+    /// How much of each class one is.
+    pub(super) serves: BTreeMap<String, Amount>,
+}
+
+impl Cut {
+    /// How much of a class one is, at least.
+    pub(super) fn of(&self, class: &str) -> Amount {
+        self.serves.get(class).copied().unwrap_or_default()
+    }
 }
 
 /// The bits of a partition's positions.

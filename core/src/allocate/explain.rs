@@ -2,10 +2,11 @@
 //! it is. Nothing here decides: it asks [`place`](super::place) again.
 
 use super::classic;
-use super::demand::{Choices, Demand, MAX_PARTITIONS, Part, total};
+use super::demand::{Choices, Demand, MAX_PARTITIONS, Part};
 use super::machine::{Machine, NOWHERE, SlotIx, SlotView};
 use super::place::{Allocation, bins, fewest, fits};
 use super::refusal::{Refusal, RefusalCode, Rejected, Room};
+use super::serve::StandIn;
 use super::snapshot::Snapshot;
 use crate::model::{Amount, Near, Policy, Shape, Slice, format_amount};
 
@@ -13,15 +14,17 @@ use crate::model::{Amount, Near, Policy, Shape, Slice, format_amount};
 const MAX_REJECTED: usize = 32;
 /// Holders whose end is tried, at most.
 const MAX_HOLDERS: usize = 128;
+/// Partitions smaller than what was asked for that are tried, at most.
+const MAX_SMALLER: usize = 16;
 
 /// Says why a request does not fit: which slot is short, and how short. The
 /// request is known not to fit; where it has several choices, this is about the
-/// first.
+/// first (of partitions that are chosen by size: that selectors leave).
 #[must_use]
 pub fn refusal(snapshot: &Snapshot, choices: &Choices) -> Box<Refusal> {
     let machine = &**snapshot.machine();
     let nothing = || Refusal::new(RefusalCode::Insufficient, "", "nothing was asked".into());
-    let Some(demand) = choices.0.first() else {
+    let Some(demand) = told(machine, choices) else {
         return Box::new(nothing());
     };
     // The first part that does not fit even alone; else all are short together.
@@ -66,11 +69,10 @@ pub fn refusal(snapshot: &Snapshot, choices: &Choices) -> Box<Refusal> {
     } else if code == RefusalCode::Fragmented {
         message += in_what_shape(demand, named, slot.shape);
     }
-    let chosen = named.mask.is_some();
-    if chosen && !slot.devices.is_empty() && allowed(named, slot).next().is_none() {
+    if named.chosen.is_some() && !slot.devices.is_empty() && allowed(named, slot).next().is_none() {
         message += &format!(
             "; none of the {} devices that have it is left by --where and --apart-from (`divvy devices --json` shows what can be selected by)",
-            slot.devices.len()
+            able(named, slot).count()
         );
         return Box::new(Refusal {
             rooms,
@@ -83,12 +85,19 @@ pub fn refusal(snapshot: &Snapshot, choices: &Choices) -> Box<Refusal> {
     } else {
         format!("; the largest that fits now is {}", show(first.largest))
     };
+    if let Some(stand_in) = &named.stand_in {
+        message += &format!(
+            "; one is what {} take{}",
+            stand_in.what_for(machine),
+            in_place(snapshot, choices, demand, named, stand_in, short.is_some())
+        );
+    }
     // Those that are ill may not say what they have, so not all of them serve the slot.
     let closed: Vec<String> = (0..)
         .map(super::DeviceIx)
         .take(machine.device_count())
         .filter(|&d| machine.plugin_of(d) == slot.plugin)
-        .filter(|d| named.mask.as_ref().is_none_or(|mask| mask.contains(d.0)))
+        .filter(|d| named.chosen.as_ref().is_none_or(|mask| mask.contains(d.0)))
         .filter_map(|d| {
             let name = machine.device_name(d);
             Some(format!("{name} ({})", snapshot.closed_at(d.0)?))
@@ -103,6 +112,66 @@ pub fn refusal(snapshot: &Snapshot, choices: &Choices) -> Box<Refusal> {
         rejected: rejected(snapshot, named, slot),
         ..Refusal::new(code, &slot.name, message)
     })
+}
+
+/// The choice that a refusal is about.
+fn told<'a>(machine: &Machine, choices: &'a Choices) -> Option<&'a Demand> {
+    let first = choices.0.first()?;
+    let left = |demand: &&Demand| {
+        let mut stand_ins = demand.parts.iter().filter(|p| p.stand_in.is_some());
+        stand_ins.all(|p| allowed(p, machine.view(p.slot())).next().is_some())
+    };
+    let alike = choices.0.iter().filter(|d| d.fallback == first.fallback);
+    alike.into_iter().find(left).or(Some(first))
+}
+
+/// Of a partition that stands for classes and does not fit: the others that are enough,
+/// which do not either, and the largest of those that are not, which does.
+fn in_place(
+    snapshot: &Snapshot,
+    choices: &Choices,
+    demand: &Demand,
+    part: &Part,
+    stand_in: &StandIn,
+    alone: bool,
+) -> String {
+    let machine = &**snapshot.machine();
+    let others = stand_ins(choices, demand).filter(|&slot| slot != stand_in.slot);
+    let mut others: Vec<&str> = others.map(|slot| &*machine.view(slot).name).collect();
+    others.dedup();
+    let mut text = String::new();
+    if !others.is_empty() {
+        text += &format!(
+            "; others that are enough do not fit either: {}",
+            others.join(", ")
+        );
+    }
+    if alone {
+        let smaller = stand_in.next_smaller(machine, MAX_SMALLER, |slot, devices| {
+            let mask = match &part.chosen {
+                Some(chosen) => devices.and(chosen),
+                None => devices,
+            };
+            let part = Part {
+                mask: Some(mask.into()),
+                ..part.clone()
+            };
+            fits(snapshot, &demand.only(machine, &part, slot, Amount::ONE))
+        });
+        if let Some(smaller) = smaller {
+            text += &format!("; a smaller one would fit: {smaller}");
+        }
+    }
+    text
+}
+
+/// The partitions that stand for the same, in all the choices.
+fn stand_ins<'a>(choices: &'a Choices, demand: &Demand) -> impl Iterator<Item = SlotIx> + 'a {
+    let fallback = demand.fallback;
+    let alike = choices.0.iter().filter(move |d| d.fallback == fallback);
+    alike
+        .flat_map(|d| &d.parts)
+        .filter_map(|p| Some(p.stand_in.as_ref()?.slot))
 }
 
 fn in_what_shape(demand: &Demand, part: &Part, shape: Shape) -> &'static str {
@@ -125,7 +194,9 @@ fn room(snapshot: &Snapshot, demand: &Demand, part: &Part, ix: SlotIx, asked: Am
         slot: slot.name.to_string(),
         asked,
         free: allowed(part, slot).map(|d| snapshot.room(ix, d)).sum(),
-        total: total(machine, ix),
+        total: able(part, slot)
+            .map(|d| machine.terms(slot, d).map_or(Amount::ZERO, |t| t.whole))
+            .sum(),
         largest: largest(snapshot, demand, part, ix),
     }
 }
@@ -134,6 +205,15 @@ fn allowed<'a>(part: &'a Part, slot: &'a SlotView) -> impl Iterator<Item = u32> 
     let mask = part.mask.as_ref();
     let devices = slot.devices.iter().copied();
     devices.filter(move |d| mask.is_none_or(|m| m.contains(*d)))
+}
+
+/// The devices that have what is asked, used or not.
+fn able<'a>(part: &'a Part, slot: &'a SlotView) -> impl Iterator<Item = u32> + 'a {
+    let devices = slot.devices.iter().copied();
+    devices.filter(|d| {
+        let stand_in = part.stand_in.as_ref();
+        stand_in.is_none_or(|s| s.enough.contains(*d))
+    })
 }
 
 /// The largest amount of a slot that a request for it alone, else the same,
@@ -218,8 +298,15 @@ fn rejected(snapshot: &Snapshot, part: &Part, slot: &SlotView) -> Vec<Rejected> 
         if let Some(reason) = snapshot.closed_at(device) {
             return format!("closed: {reason}");
         }
-        if part.mask.as_ref().is_some_and(|m| !m.contains(device)) {
+        if part.chosen.as_ref().is_some_and(|m| !m.contains(device)) {
             return "not selected, or of a workload to stay apart from".into();
+        }
+        if let Some(stand_in) = part
+            .stand_in
+            .as_ref()
+            .filter(|s| !s.enough.contains(device))
+        {
+            return format!("its partition has {}", stand_in.has(machine, device));
         }
         if state.busy & slot.forbids != 0 {
             return "in use in another mode".into();
@@ -328,8 +415,17 @@ pub fn why(snapshot: &Snapshot, choices: &Choices, allocation: &Allocation) -> V
         if let Some(start) = grant.start {
             text += &format!("; from position {start}");
         }
-        if allocation.choice > 0 {
+        let stand_in = part.and_then(|p| p.stand_in.as_ref());
+        if let Some(stand_in) = stand_in {
+            text += &format!("; it has {}", stand_in.has(machine, grant.device.0));
+        }
+        let before = choices.0[..allocation.choice].iter();
+        let smaller = before.filter(|d| d.fallback == demand.fallback);
+        let smaller = smaller.flat_map(|d| &d.parts).any(|p| p.stand_in.is_some());
+        if demand.fallback > 0 || (allocation.choice > 0 && !smaller) {
             text += "; what was asked first does not fit";
+        } else if smaller && stand_in.is_some() {
+            text += "; no smaller one that is enough fits";
         }
         text
     };

@@ -440,6 +440,11 @@ impl Machine {
         }
     }
 
+    /// All slots, in order.
+    pub(super) fn slot_numbers(&self) -> impl Iterator<Item = SlotIx> + use<> {
+        (0..small(self.slots.len())).map(SlotIx)
+    }
+
     pub(super) fn view(&self, slot: SlotIx) -> &SlotView {
         &self.slots[usize::from(slot.0)]
     }
@@ -547,6 +552,7 @@ impl Kind {
                             .filter(|&&s| s + profile.size <= p.positions.min(64))
                             .fold(0, |bits, &s| bits | 1 << s),
                         needs,
+                        serves: profile.serves.clone(),
                     })
                 })
                 .collect(),

@@ -42,7 +42,9 @@ mod nodes;
 pub mod place;
 mod refusal;
 mod select;
+mod serve;
 mod snapshot;
+mod ways;
 
 pub use book::Book;
 pub use demand::{Choices, Demand, Limits};

@@ -693,7 +693,8 @@ impl<'a> Trial<'a> {
     }
 
     /// The best place for one partition on a device: the start after which the
-    /// most partitions still fit.
+    /// most partitions still fit, of each profile alone and summed; of equals,
+    /// the lowest. Optimal for that, since every legal start is weighed.
     fn cut(&self, ix: SlotIx, policy: Policy, device: u32) -> Option<(Rank, u8)> {
         let kind = self.machine.kind(device);
         let cut = kind.cut(ix)?;

@@ -348,7 +348,7 @@ pub(super) struct Ask {
     /// What to take if that cannot be had, such as cpu=4,mem=8GiB (repeatable, best first)
     #[arg(long = "fallback", value_name = "SLOT=AMOUNT,...")]
     pub(super) fallbacks: Vec<String>,
-    /// Refuse limits that hold less firmly
+    /// Refuse limits that hold less firmly; a part of a GPU is a partition then, if need be
     #[arg(long, value_enum)]
     pub(super) min_level: Option<LevelName>,
     /// What must lie near each other

@@ -5,57 +5,145 @@ use serde_json::json;
 use super::args::{Global, Named};
 use super::output::{Failure, ago, level, print_json, printable, unit_of};
 use super::{divvy, ps};
-use crate::agent::{AgentError, DeviceView};
+use crate::agent::events::word;
+use crate::agent::{AgentError, DeviceView, IncidentView};
 use crate::embed::Divvy;
-use crate::model::{Record, format_amount};
+use crate::model::{Health, HealthState, Record, format_amount};
 
 pub(super) async fn run(global: &Global, args: &Named) -> Result<u8, Failure> {
     let divvy = divvy(global, "describe").await?;
     let record = match divvy.workload(&args.name).await {
         Ok(record) => record,
-        Err(AgentError::NoSuchWorkload(_)) if args.name.contains('/') => {
-            return device(global, &divvy, &args.name).await;
+        Err(error) if error.code() == "unknown_workload" => {
+            return device(global, &divvy, &args.name, error).await;
         }
         Err(error) => return Err(error.into()),
     };
     if global.json {
         print_json(&json!({ "workload": record }));
-    } else {
-        lines(&record).iter().for_each(|line| say!("{line}"));
+        return Ok(0);
     }
+    // What its devices have come to is worth knowing, and not worth failing for.
+    let devices = divvy.devices().await.unwrap_or_default().devices;
+    print(&about(&record, &devices));
     Ok(0)
 }
 
-async fn device(global: &Global, divvy: &Divvy, name: &str) -> Result<u8, Failure> {
-    let devices = divvy.devices().await?;
-    let Some(view) = devices
-        .devices
-        .into_iter()
-        .find(|v| v.device.name().to_string() == name)
-    else {
-        return Err(AgentError::NoSuchDevice(name.to_owned()).into());
+fn print(lines: &[String]) {
+    lines.iter().for_each(|line| say!("{line}"));
+}
+
+/// Everything about a workload, a line each, and what its devices have come to.
+pub(super) fn about(record: &Record, devices: &[DeviceView]) -> Vec<String> {
+    let mut lines = alone(record);
+    let mine = |view: &&DeviceView| {
+        let mut slices = record.slices.iter();
+        record.holds() && slices.any(|slice| slice.device() == view.device.name())
+    };
+    for view in devices.iter().filter(mine) {
+        let health = &view.device.device.health;
+        if health.state != HealthState::Healthy {
+            lines.push(format!(
+                "{:<11} {}: {}",
+                word(health.state),
+                view.device.name(),
+                why(health)
+            ));
+        }
+        for incident in &view.incidents {
+            let name = view.device.name();
+            lines.push(format!("incident    {name}: {}", told(incident)));
+        }
+    }
+    lines
+}
+
+/// The devices that a name may mean: by their whole name, else by the beginning of their
+/// ids.
+fn meant(devices: Vec<DeviceView>, name: &str) -> Vec<DeviceView> {
+    let whole = |view: &DeviceView| view.device.name().to_string() == name;
+    if let Some(view) = devices.iter().find(|view| whole(view)) {
+        return vec![view.clone()];
+    }
+    let begins = |view: &DeviceView| {
+        let id = &view.device.device.id;
+        id.starts_with(name) || view.device.name().to_string().starts_with(name)
+    };
+    devices.into_iter().filter(begins).collect()
+}
+
+fn why(health: &Health) -> String {
+    printable(
+        health
+            .reason
+            .as_deref()
+            .unwrap_or("its plugin does not say why"),
+    )
+}
+
+pub(super) fn told(incident: &IncidentView) -> String {
+    let IncidentView {
+        count,
+        last_ms,
+        summary,
+        ..
+    } = incident;
+    format!(
+        "{} ({count}×, last {} ago)",
+        printable(summary),
+        ago(*last_ms)
+    )
+}
+
+async fn device(
+    global: &Global,
+    divvy: &Divvy,
+    name: &str,
+    otherwise: AgentError,
+) -> Result<u8, Failure> {
+    let mut found = meant(divvy.devices().await?.devices, name);
+    let view = match found.len() {
+        1 => found.remove(0),
+        0 if name.contains('/') => return Err(AgentError::NoSuchDevice(name.to_owned()).into()),
+        0 => return Err(otherwise.into()),
+        _ => {
+            let names = found.iter().map(|view| view.device.name().to_string());
+            let names = names.collect();
+            return Err(AgentError::AmbiguousDevice(name.to_owned(), names).into());
+        }
     };
     if global.json {
         print_json(&json!({ "device": view }));
         return Ok(0);
     }
-    device_lines(&view).iter().for_each(|line| say!("{line}"));
+    print(&about_device(&view));
     Ok(0)
 }
 
 /// Everything about a device, a line each.
-pub(super) fn device_lines(view: &DeviceView) -> Vec<String> {
+pub(super) fn about_device(view: &DeviceView) -> Vec<String> {
     let mut lines = Vec::new();
     let device = &view.device.device;
     lines.push(format!("device      {}", view.device.name()));
     lines.push(format!("model       {}", printable(&device.model)));
     lines.push(format!("kind        {}", printable(&device.kind)));
+    let health = &device.health;
+    let since = view
+        .since_ms
+        .map(|ms| format!(", for {}", ago(ms)))
+        .unwrap_or_default();
+    match health.state {
+        HealthState::Healthy => lines.push(format!("health      healthy{since}")),
+        state => lines.push(format!(
+            "health      {}{since}: {}",
+            word(state),
+            why(health)
+        )),
+    }
     for (capacity, u) in &view.usage {
         lines.push(format!(
             "{capacity:<11} {} held, {} reserved, of {}",
-            u.used,
-            u.reserved,
-            u.total
+            u.used, u.reserved, u.total
         ));
     }
     for (key, attribute) in &device.attributes {
@@ -71,23 +159,53 @@ pub(super) fn device_lines(view: &DeviceView) -> Vec<String> {
         let unit = attribute.unit.as_deref().unwrap_or("");
         lines.push(format!("{key:<11} {} {unit}", printable(&value)));
     }
+    for profile in device.partitioning.iter().flat_map(|cut| &cut.profiles) {
+        let starts: Vec<String> = profile.starts.iter().map(u32::to_string).collect();
+        lines.push(format!(
+            "partition   {} at {}",
+            printable(&profile.slot),
+            starts.join(" ")
+        ));
+    }
+    for link in &device.links {
+        let speed = match link.weight {
+            0 => String::new(),
+            speed => format!(", {speed} MB/s"),
+        };
+        lines.push(format!(
+            "link        {} to {}{speed}",
+            printable(&link.kind),
+            printable(&link.to)
+        ));
+    }
+    for pid in &device.processes {
+        lines.push(format!("process     {pid}"));
+    }
     lines.push(format!("held by     {}", view.holders.join(" ")));
+    for incident in &view.incidents {
+        lines.push(format!("incident    {}", told(incident)));
+    }
     if let Some(closed) = &view.closed {
         lines.push(format!("closed      {}", printable(closed)));
     }
     lines
 }
 
-/// Everything about a workload, a line each.
-pub(super) fn lines(record: &Record) -> Vec<String> {
+fn alone(record: &Record) -> Vec<String> {
     let mut lines = Vec::new();
     lines.push(format!("name        {}", record.name));
     lines.push(format!("id          {}", record.id));
     lines.push(format!("state       {}", ps::state(record)));
     lines.push(format!("created     {} ago", ago(record.created_ms)));
-    lines.push(format!("command     {}", printable(&record.command.join(" "))));
+    lines.push(format!(
+        "command     {}",
+        printable(&record.command.join(" "))
+    ));
     lines.push(format!("root        {}", printable(&record.root)));
-    lines.push(format!("launcher    {}, {}", record.launcher, record.runtime));
+    lines.push(format!(
+        "launcher    {}, {}",
+        record.launcher, record.runtime
+    ));
     if let Some(pid) = record.pid {
         lines.push(format!("pid         {pid}"));
     }
@@ -114,8 +232,7 @@ pub(super) fn lines(record: &Record) -> Vec<String> {
         if let Some(quota) = limits.cpu_quota {
             lines.push(format!(
                 "quota       {} µs in every {} µs",
-                quota.quota_us,
-                quota.period_us
+                quota.quota_us, quota.period_us
             ));
         }
         if let Some(bytes) = limits.memory_bytes {

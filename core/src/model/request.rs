@@ -219,6 +219,13 @@ pub fn format_amount(amount: Amount, unit: &str) -> String {
             // Exact in the next smaller unit: say it there.
             return format!("{} {}", bytes / (factor >> 10), smaller(name));
         }
+        let hundredths = u128::from(bytes) * 100;
+        if hundredths.is_multiple_of(factor.into()) {
+            let hundredths = hundredths / u128::from(factor);
+            let decimals = format!("{:02}", hundredths % 100);
+            let decimals = decimals.trim_end_matches('0');
+            return format!("{}.{decimals} {name}", hundredths / 100);
+        }
         let tenths = u128::from(bytes) * 10 / u128::from(factor);
         return format!("~{}.{} {name}", tenths / 10, tenths % 10);
     }
@@ -277,6 +284,8 @@ mod tests {
         assert_eq!(show(256 << 20), "256 MiB");
         assert_eq!(show(3 << 29), "1536 MiB");
         assert_eq!(show(25_248_243_712), "~23.5 GiB");
+        assert_eq!(show(39 << 30 | 1 << 28), "39.25 GiB");
+        assert_eq!(show(39 << 30 | 1 << 29), "39.5 GiB");
         assert_eq!(show(100), "100 B");
         assert_eq!(show(0), "0 B");
         assert_eq!(format_amount("0.5".parse().unwrap(), "core"), "0.5");

@@ -38,6 +38,7 @@ fn status(error: &AgentError) -> StatusCode {
         | E::NotRunning(_)
         | E::NotReleased(_)
         | E::Ambiguous(_)
+        | E::AmbiguousDevice(..)
         | E::NothingGranted => StatusCode::CONFLICT,
         E::Amount(_)
         | E::Name(_)

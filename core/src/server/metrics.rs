@@ -1,6 +1,8 @@
 //! What is counted: OpenMetrics, base units, one unit a family. What is not
 //! known is absent, never 0.
 
+mod samples;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -121,12 +123,14 @@ impl Server {
         let records = self.records().await.unwrap_or_default();
         let devices = self.seen(|_, watched| watched.devices(&records));
         let plugins = self.seen(|agent, watched| watched.plugin_list(agent));
+        let samples = self.samples(&records).await;
         let mut registry = Registry::with_prefix("divvy");
         self.own(&mut registry, &devices);
         of_devices(&mut registry, &devices);
         of_workloads(&mut registry, &devices, &records);
         of_plugins(&mut registry, &plugins);
         of_calls(&mut registry, &self.agent());
+        samples::register(&mut registry, &samples);
         let mut page = String::new();
         if encode(&mut page, &registry).is_err() {
             let _ = write!(page, "# EOF");

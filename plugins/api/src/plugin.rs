@@ -20,8 +20,9 @@ use crate::manifest::Manifest;
 /// and calls, in this order: [`manifest`](Self::manifest), then
 /// [`open`](Self::open) once, then [`restore`](Self::restore) once if anything
 /// is held, then the others as needed. One call is in flight at a time.
-/// [`watch`](Self::watch) is called in a host of its own beside that, opened
-/// and told in the same way, so that a wait keeps nobody waiting.
+/// [`watch`](Self::watch) and [`sample`](Self::sample) are each called in a host of
+/// their own beside that, opened and told in the same way, so that a wait keeps nobody
+/// waiting; the one that measures lives while somebody wants measurements.
 ///
 /// # Deadlines
 ///

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use divvy_plugin::{
-    Amount, Edits, ErrorCode, PluginError, PrepareRequest, ReleaseRequest, RestoreRequest, Slice,
+    Amount, Edits, ErrorCode, PluginError, PrepareRequest, ProcessSample, ReleaseRequest,
+    RestoreRequest, Samples, Slice,
 };
 
 use crate::UNITS;
@@ -157,6 +158,20 @@ pub(crate) fn in_restore(
     }
     RESTORED.store(true, Ordering::Relaxed);
     Ok(())
+}
+
+/// With `processes`: each process whose number is in the file uses `unit-a`.
+pub(crate) fn in_samples(fault: &Fault, samples: &mut Samples) {
+    if !fault.is("processes") {
+        return;
+    }
+    let pids = fs::read_to_string(fault.file()).unwrap_or_default();
+    let pids = pids.split_whitespace().filter_map(|pid| pid.parse().ok());
+    samples.processes.extend(pids.map(|pid| ProcessSample {
+        device: UNITS[0].0.into(),
+        pid,
+        measures: [("memory_used_bytes".to_owned(), Amount::from_units(1 << 20))].into(),
+    }));
 }
 
 fn is_ours(slice: &Slice) -> bool {

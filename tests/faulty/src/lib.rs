@@ -178,6 +178,7 @@ impl Plugin for Faulty {
         };
         if lies {
             lie::in_samples(self.fault.mode(), &mut samples);
+            habit::in_samples(&self.fault, &mut samples);
         }
         Ok(samples)
     }

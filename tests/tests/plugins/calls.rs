@@ -92,6 +92,46 @@ async fn a_call_that_is_given_up_does_not_spoil_the_next() {
     assert_eq!(faulty.crashes().0, [], "it did nothing wrong");
 }
 
+#[tokio::test]
+async fn a_measurement_has_a_host_of_its_own_and_its_faults_are_nobody_elses() {
+    let (machine, set) = given_with("hang", "sample", "faulty.deadline_ms=400");
+    let faulty = set.get("faulty").unwrap();
+    faulty.discover().await.unwrap();
+    let began = Instant::now();
+    let (measured, others) = tokio::join!(faulty.sample(), async {
+        prepare(faulty).await.unwrap();
+        call(faulty, "watch").await.unwrap();
+        began.elapsed()
+    });
+    assert!(others < Duration::from_millis(400), "{others:?}");
+    says(&measured.unwrap_err(), "did not answer within 400 ms");
+    // However often: it is left alone at last, and still prepares.
+    let left_alone = |error: &CallError| error.to_string().contains("backing off");
+    let mut errors = vec![];
+    for _ in 0..3 {
+        errors.push(faulty.sample().await.unwrap_err());
+    }
+    assert!(errors.iter().any(left_alone), "{errors:?}");
+    assert_eq!(faulty.crashes().0, []);
+    prepare(faulty).await.unwrap();
+    assert_eq!(machine.hosts().len(), 2, "one answers, one watches");
+}
+
+#[tokio::test]
+async fn the_host_that_measures_goes_when_nobody_wants_it_and_comes_back() {
+    let machine = Machine::with(&["faulty"]);
+    let set = machine.plugins("");
+    let faulty = set.get("faulty").unwrap();
+    faulty.discover().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(faulty.sample().await.unwrap().devices.len(), 2);
+        assert_eq!(machine.hosts().len(), 2);
+        faulty.rest().await;
+        assert_eq!(machine.hosts().len(), 1);
+    }
+    assert_eq!((faulty.crashes().0, faulty.restarts()), (vec![], 0));
+}
+
 // === refusals ===
 
 #[tokio::test]
@@ -112,8 +152,9 @@ async fn a_panic_is_a_refusal_and_the_host_lives() {
         assert_eq!(error.code, ErrorCode::Panicked);
         let hosts = machine.hosts();
         assert!(hosts.contains(&host.unwrap()), "{op}: {hosts:?}");
-        // `watch` has a host of its own.
-        assert_eq!(hosts.len(), if op == "watch" { 2 } else { 1 }, "{op}");
+        // `watch` and `sample` have hosts of their own.
+        let own = op == "watch" || op == "sample";
+        assert_eq!(hosts.len(), if own { 2 } else { 1 }, "{op}");
         assert_eq!(faulty.crashes().0, [], "{op}");
     }
 }

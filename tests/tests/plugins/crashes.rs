@@ -43,8 +43,11 @@ async fn a_crash_is_tried_again_once() {
         call(faulty, op)
             .await
             .unwrap_or_else(|e| panic!("{op}: {e}"));
-        assert_eq!(faulty.crashes().0.len(), 1, "{op}: it is remembered");
-        assert_eq!(faulty.crashes().0[0].during, op);
+        // Of a plugin that cannot measure other calls expect nothing bad.
+        let remembered: &[&str] = if op == "sample" { &[] } else { &[op] };
+        let crashes = faulty.crashes().0;
+        let during: Vec<&str> = crashes.iter().map(|c| c.during.as_str()).collect();
+        assert_eq!(during, remembered, "{op}");
     }
 }
 

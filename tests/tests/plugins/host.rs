@@ -26,7 +26,7 @@ async fn a_good_plugin_answers_every_operation() {
     assert_eq!(faulty.status().await, Status::Ready);
     let hosts = machine.hosts();
     assert!(hosts.contains(&faulty.pid().await.unwrap()));
-    assert_eq!(hosts.len(), 2, "one that answers and one that watches");
+    assert_eq!(hosts.len(), 3, "one answers, one watches, one measures");
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! Given this machine, when this is asked, then that: by example
-//! ([`rules`], [`accelerators`]), and whatever the machine and the history
-//! ([`properties`]), and against trying everything ([`oracle`]).
+//! ([`rules`], [`accelerators`], [`served`]), and whatever the machine and the history
+//! ([`properties`]), and against trying everything ([`oracle`], [`cuts`]).
 
 mod accelerators;
+mod cuts;
+mod geometries;
 mod oracle;
 mod properties;
 mod rules;
+mod served;
 
 use std::collections::BTreeMap;
 

@@ -2,12 +2,14 @@
 
 use super::model::Model;
 use crate::agent::Measures;
-use crate::cli::describe::{device_lines, lines};
+use crate::cli::describe::{about, about_device};
 use crate::cli::output::printable;
 
 /// About a workload.
 pub(super) fn workload(model: &Model, name: &str) -> Vec<String> {
-    model.record(name).map(lines).unwrap_or_default()
+    let devices = model.views();
+    let record = model.record(name);
+    record.map_or_else(Vec::new, |record| about(record, devices))
 }
 
 /// About a row of devices: a device, or all cores, or all memory.
@@ -21,7 +23,7 @@ pub(super) fn device(model: &Model, row: &str) -> Vec<String> {
         if !all.is_empty() {
             all.push(String::new());
         }
-        all.extend(device_lines(view));
+        all.extend(about_device(view));
         let measures = model.measures(&view.device.plugin, &view.device.device.id);
         all.extend(measures.into_iter().flat_map(measured));
     }

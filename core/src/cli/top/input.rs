@@ -214,7 +214,11 @@ impl Ui {
             let found = keys.iter().position(|key| Some(key) == selected.as_ref());
             match found {
                 Some(at) => *place = at,
-                None => *selected = keys.get((*place).min(keys.len().saturating_sub(1))).cloned(),
+                None => {
+                    *selected = keys
+                        .get((*place).min(keys.len().saturating_sub(1)))
+                        .cloned()
+                }
             }
         }
         if self.selected(view).is_none() && matches!(self.over, Over::Describe(_)) {

@@ -135,7 +135,11 @@ async fn once(divvy: &Divvy, mut model: Model) -> Result<u8, Failure> {
         view = model.view(now_ms(), "");
     }
     let on_terminal = std::io::stdout().is_terminal();
-    let palette = if on_terminal { palette() } else { Palette::Plain };
+    let palette = if on_terminal {
+        palette()
+    } else {
+        Palette::Plain
+    };
     let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
     let width = match Terminal::size() {
         Some((columns, _)) if on_terminal => columns,

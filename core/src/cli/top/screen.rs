@@ -9,11 +9,11 @@ use futures_util::StreamExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender};
 
+use super::described;
 use super::draw::{Palette, Scene, draw};
 use super::input::{Deed, Focus, Over, Ui};
 use super::model::{Model, News, View};
 use super::terminal::Screen;
-use super::described;
 use crate::agent::AgentError;
 use crate::sys::now_ms;
 

@@ -163,7 +163,10 @@ pub(super) fn lines(buffer: &Buffer, palette: Palette) -> Vec<String> {
         let blank = |cell: &ratatui::buffer::Cell| {
             cell.symbol() == " " && cell.bg == Color::Reset && cell.modifier.is_empty()
         };
-        let end = row.iter().rposition(|cell| !blank(cell)).map_or(0, |n| n + 1);
+        let end = row
+            .iter()
+            .rposition(|cell| !blank(cell))
+            .map_or(0, |n| n + 1);
         for cell in &row[..end] {
             let style = match palette {
                 Palette::Plain => String::new(),

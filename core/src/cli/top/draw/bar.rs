@@ -124,7 +124,10 @@ mod tests {
         assert_eq!(cells(&all, 30), [(0, 10), (10, 11), (11, 30)]);
         assert_eq!(cells(&all, 3), [(0, 1), (1, 2), (2, 3)]);
         // No more than there is room for.
-        assert_eq!(cells(&[segment(0, WHOLE), segment(WHOLE, WHOLE)], 4), [(0, 4), (4, 4)]);
+        assert_eq!(
+            cells(&[segment(0, WHOLE), segment(WHOLE, WHOLE)], 4),
+            [(0, 4), (4, 4)]
+        );
         assert_eq!(cells(&[segment(500_000, 750_000)], 8), [(4, 6)]);
     }
 

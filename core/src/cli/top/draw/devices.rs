@@ -10,9 +10,7 @@ use ratatui::style::Style;
 use super::table::{Column, GAP, fitting};
 use super::{Scene, bar, fitted, percent, put, width_of};
 use crate::cli::top::input::Focus;
-use crate::cli::top::model::{
-    Age, Bar, DeviceRow, Group, Kind, Segment, Tone, rounded, used_of,
-};
+use crate::cli::top::model::{Age, Bar, DeviceRow, Group, Kind, Segment, Tone, rounded, used_of};
 
 /// A bar is at least so wide where columns can give way to it.
 const BAR: u16 = 24;
@@ -143,7 +141,11 @@ fn columns(scene: &Scene<'_>) -> Vec<(Column, u16)> {
     // What part is held does not age.
     if let Some(held) = all.iter_mut().find(|c| c.head == "HELD") {
         for (text, style) in &mut held.cells {
-            *style = palette.tone(if text == "–" { Tone::Dim } else { Tone::Plain });
+            *style = palette.tone(if text == "–" {
+                Tone::Dim
+            } else {
+                Tone::Plain
+            });
         }
     }
     fitting(all, scene.width, MARKS + name_width(scene) + 1 + BAR)
@@ -282,7 +284,11 @@ fn device(
     }
     let room = name_width - indent;
     let text = fitted(&row.name, usize::from(room));
-    let style = if selected { palette.bold() } else { Style::new() };
+    let style = if selected {
+        palette.bold()
+    } else {
+        Style::new()
+    };
     put(buffer, x + MARKS + indent, y, &text, room, style);
     let place = (bars.0, y, bars.1);
     match &row.bar {
@@ -290,7 +296,13 @@ fn device(
             bar::words(buffer, place, &note(row), row.tone, palette);
         }
         Bar::Unknown => {
-            bar::words(buffer, place, "who holds it only root may see", Tone::Dim, palette);
+            bar::words(
+                buffer,
+                place,
+                "who holds it only root may see",
+                Tone::Dim,
+                palette,
+            );
         }
         Bar::Cut(all, free) => {
             let text = format!("cut into {all}, {free} free");
@@ -308,4 +320,3 @@ fn parts_of(buffer: &mut Buffer, place: (u16, u16, u16), parts: &[Segment], scen
     let raised = |holder: &str| workload == Some(holder);
     bar::bar(buffer, place, parts, raised, scene.palette);
 }
-

@@ -42,7 +42,9 @@ pub(super) struct Scene<'a> {
 /// How many lines it takes to show everything.
 pub(super) fn height(scene: &Scene<'_>) -> u16 {
     let devices = u16::try_from(devices::lines(scene).len()).unwrap_or(u16::MAX);
-    let events = u16::try_from(scene.view.events.len()).unwrap_or(0).min(EVENTS);
+    let events = u16::try_from(scene.view.events.len())
+        .unwrap_or(0)
+        .min(EVENTS);
     let events = if events > 0 { events + 1 } else { 0 };
     devices
         .saturating_add(workloads::count(scene))
@@ -53,7 +55,14 @@ pub(super) fn height(scene: &Scene<'_>) -> u16 {
 pub(super) fn draw(buffer: &mut Buffer, scene: &Scene<'_>, keys: bool) {
     let area = buffer.area;
     if area.width < 20 || area.height < 5 {
-        put(buffer, area.x, area.y, "too small", area.width, Style::new());
+        put(
+            buffer,
+            area.x,
+            area.y,
+            "too small",
+            area.width,
+            Style::new(),
+        );
         return;
     }
     header(buffer, Rect::new(area.x, area.y, area.width, 1), scene);
@@ -63,7 +72,11 @@ pub(super) fn draw(buffer: &mut Buffer, scene: &Scene<'_>, keys: bool) {
     if keys {
         let line = Rect::new(area.x, area.bottom() - 1, area.width, 1);
         footer(buffer, line, scene);
-        over(buffer, Rect::new(area.x, area.y + 1, area.width, area.height - 2), scene);
+        over(
+            buffer,
+            Rect::new(area.x, area.y + 1, area.width, area.height - 2),
+            scene,
+        );
     }
 }
 
@@ -90,7 +103,11 @@ fn header(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
         }
         None => {
             for (n, text) in view.summary.iter().enumerate() {
-                say(buffer, if n == 0 { "  " } else { " · " }, palette.tone(Tone::Dim));
+                say(
+                    buffer,
+                    if n == 0 { "  " } else { " · " },
+                    palette.tone(Tone::Dim),
+                );
                 say(buffer, text, Style::new());
             }
         }
@@ -99,14 +116,23 @@ fn header(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
         say(buffer, "  looking …", palette.tone(Tone::Dim));
     }
     let x = area.right().saturating_sub(right_width + 1);
-    put(buffer, x, area.y, &right, right_width, palette.tone(Tone::Dim));
+    put(
+        buffer,
+        x,
+        area.y,
+        &right,
+        right_width,
+        palette.tone(Tone::Dim),
+    );
 }
 
 fn content(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
     let lines = devices::lines(scene);
     let wanted = u16::try_from(lines.len()).unwrap_or(u16::MAX);
     let workloads = workloads::count(scene);
-    let events = u16::try_from(scene.view.events.len()).unwrap_or(0).min(EVENTS);
+    let events = u16::try_from(scene.view.events.len())
+        .unwrap_or(0)
+        .min(EVENTS);
     // Events have what the rest leaves, beside two blank lines.
     let needed = wanted.saturating_add(workloads).saturating_add(1);
     let events = events.min(area.height.saturating_sub(needed.saturating_add(1)));
@@ -123,13 +149,21 @@ fn content(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
     let y = place.bottom() + 1;
     let place = Rect::new(area.x, y.min(area.bottom()), area.width, workloads_height);
     let rows = &scene.view.workloads;
-    let selected = rows.iter().position(|r| Some(&r.name) == scene.ui.workload.as_ref());
+    let selected = rows
+        .iter()
+        .position(|r| Some(&r.name) == scene.ui.workload.as_ref());
     let body = workloads_height.saturating_sub(1);
     let from = scrolled(rows.len(), selected.unwrap_or(0), body);
     workloads::draw(buffer, place, scene, from);
     let below = Rect::new(place.x, place.y + 1, place.width, body);
     more(buffer, below, scene, (from, rows.len()));
-    let newest = scene.view.events.iter().rev().take(usize::from(events)).rev();
+    let newest = scene
+        .view
+        .events
+        .iter()
+        .rev()
+        .take(usize::from(events))
+        .rev();
     for (y, event) in (area.bottom() - events..).zip(newest) {
         let text = fitted(event, usize::from(area.width.saturating_sub(2)));
         let style = scene.palette.tone(Tone::Dim);
@@ -182,12 +216,26 @@ fn footer(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
             true => format!("/{}█", ui.filter),
             false => format!("/{}   Esc shows all", ui.filter),
         };
-        put(buffer, area.x + 1, area.y, &text, area.width - 1, palette.bold());
+        put(
+            buffer,
+            area.x + 1,
+            area.y,
+            &text,
+            area.width - 1,
+            palette.bold(),
+        );
         return;
     }
     if let Some(said) = &ui.said {
         let text = fitted(said, usize::from(area.width - 2));
-        put(buffer, area.x + 1, area.y, &text, area.width - 1, palette.bold());
+        put(
+            buffer,
+            area.x + 1,
+            area.y,
+            &text,
+            area.width - 1,
+            palette.bold(),
+        );
         return;
     }
     let other = match ui.focus {
@@ -223,7 +271,14 @@ fn over(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
         Over::Stop { name, .. } => overlay::stop(buffer, area, name, scene.palette),
         Over::Describe(line) => {
             let title = scene.ui.selected(scene.view).unwrap_or_default();
-            overlay::text(buffer, area, &title, scene.description, *line, scene.palette);
+            overlay::text(
+                buffer,
+                area,
+                &title,
+                scene.description,
+                *line,
+                scene.palette,
+            );
         }
     }
 }

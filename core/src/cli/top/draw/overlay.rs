@@ -86,7 +86,14 @@ pub(super) fn text(
         let place = format!(" {}–{end} of {} ", from + 1, lines.len());
         let width = width_of(&place);
         let x = (inner.right() + 1).saturating_sub(width + 1);
-        put(buffer, x, inner.bottom(), &place, width, palette.tone(Tone::Dim));
+        put(
+            buffer,
+            x,
+            inner.bottom(),
+            &place,
+            width,
+            palette.tone(Tone::Dim),
+        );
     }
 }
 

@@ -138,7 +138,9 @@ impl Palette {
     /// The line that is selected.
     pub(super) fn selected(self) -> Style {
         match self {
-            Self::Many => Style::new().bg(Color::Indexed(237)).add_modifier(Modifier::BOLD),
+            Self::Many => Style::new()
+                .bg(Color::Indexed(237))
+                .add_modifier(Modifier::BOLD),
             Self::Sixteen => Style::new().add_modifier(Modifier::BOLD),
             Self::Mono => Style::new().add_modifier(Modifier::BOLD),
             Self::Plain => Style::new(),

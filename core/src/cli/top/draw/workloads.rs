@@ -50,7 +50,9 @@ fn columns(scene: &Scene<'_>) -> Vec<(Column, u16)> {
         column("HOLDS", false, 3, &|row| plain(row.holds.clone())),
         column("CPU", true, 0, &|row| plain(cores(row.cores))),
         column("MEMORY", true, 0, &|row| plain(memory(row.memory))),
-        column("DEVICE MEMORY", true, 1, &|row| plain(memory(row.device_memory))),
+        column("DEVICE MEMORY", true, 1, &|row| {
+            plain(memory(row.device_memory))
+        }),
         column("BUSY", true, 2, &|row| {
             plain(row.busy.map_or_else(String::new, percent))
         }),
@@ -86,7 +88,14 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>, first: us
         };
         put(buffer, area.x + 1, area.y, "WORKLOADS", 9, palette.head());
         let style = palette.tone(Tone::Dim);
-        put(buffer, area.x + 12, area.y, text, area.width.saturating_sub(12), style);
+        put(
+            buffer,
+            area.x + 12,
+            area.y,
+            text,
+            area.width.saturating_sub(12),
+            style,
+        );
         return;
     }
     let columns = columns(scene);

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Age, BUSY, CORES, MEMORY, Model, Tone, UTILIZATION, WHOLE, key, millionths, sum};
 use super::{bytes, rounded};
-use crate::agent::{DeviceView, Devices, Measures, Usage};
+use crate::agent::{DeviceView, Devices, IncidentView, Measures, Usage};
+use crate::cli::describe::told;
 use crate::cli::output::printable;
 use crate::model::{Amount, HealthState, Slice, Value};
 
+/// What happened to a device is said for so long.
+const LATELY_MS: u64 = 600_000;
 /// Shorter names are not made shorter.
 const SHORT: usize = 8;
 
@@ -112,7 +115,12 @@ pub(super) enum Class {
 pub(super) fn summary(devices: &Devices) -> Vec<String> {
     let mut all = Vec::new();
     let mut kinds: Vec<&str> = Vec::new();
-    let others = || devices.devices.iter().filter(|v| class(v, devices) == Class::Other);
+    let others = || {
+        devices
+            .devices
+            .iter()
+            .filter(|v| class(v, devices) == Class::Other)
+    };
     for view in others() {
         if !kinds.contains(&view.device.device.kind.as_str()) {
             kinds.push(&view.device.device.kind);
@@ -129,7 +137,10 @@ pub(super) fn summary(devices: &Devices) -> Vec<String> {
         all.push(format!("{} {kind}, {free} free", of().count()));
     }
     let total = |class_of: Class| {
-        let of = devices.devices.iter().filter(|v| class(v, devices) == class_of);
+        let of = devices
+            .devices
+            .iter()
+            .filter(|v| class(v, devices) == class_of);
         sum(of.flat_map(|v| v.usage.values()).map(|u| u.total))
     };
     let (cores, memory) = (total(Class::Cores), total(Class::Memory));
@@ -146,9 +157,10 @@ pub(super) fn summary(devices: &Devices) -> Vec<String> {
 /// Could all of it be had now?
 fn is_free(view: &DeviceView, devices: &Devices) -> bool {
     let id = Some(&view.device.device.id);
-    let mut partitions = devices.devices.iter().filter(|v| {
-        v.device.plugin == view.device.plugin && v.device.device.parent.as_ref() == id
-    });
+    let mut partitions = devices
+        .devices
+        .iter()
+        .filter(|v| v.device.plugin == view.device.plugin && v.device.device.parent.as_ref() == id);
     let health = view.device.device.health.state;
     matches!(health, HealthState::Healthy | HealthState::Degraded)
         && view.closed.is_none()
@@ -252,14 +264,27 @@ impl Model {
             let measured = |name: &str| {
                 let all: Option<Vec<Amount>> = memory
                     .iter()
-                    .map(|v| self.measures(&v.device.plugin, &v.device.device.id)?.get(name).copied())
+                    .map(|v| {
+                        self.measures(&v.device.plugin, &v.device.device.id)?
+                            .get(name)
+                            .copied()
+                    })
                     .collect();
-                all.map(|all| sum(all.into_iter())).filter(|_| row.age != Age::Gone)
+                all.map(|all| sum(all.into_iter()))
+                    .filter(|_| row.age != Age::Gone)
             };
             row.used = measured("memory_used_bytes");
-            let capacity = || sum(memory.iter().flat_map(|v| v.usage.values()).map(|u| u.total));
+            let capacity = || {
+                sum(memory
+                    .iter()
+                    .flat_map(|v| v.usage.values())
+                    .map(|u| u.total))
+            };
             row.total = Some(measured("memory_total_bytes").unwrap_or_else(capacity));
-            row.busy = row.used.zip(row.total).map(|(used, of)| millionths(used, of));
+            row.busy = row
+                .used
+                .zip(row.total)
+                .map(|(used, of)| millionths(used, of));
             rows.push(row);
         }
         let model = rows.iter_mut().find_map(|row| row.model.take());
@@ -320,7 +345,10 @@ impl Model {
             Some(_) => Kind::Partition,
             None => Kind::Device,
         };
-        let name = names.get(&key).cloned().unwrap_or_else(|| printable(&device.id));
+        let name = names
+            .get(&key)
+            .cloned()
+            .unwrap_or_else(|| printable(&device.id));
         let age = self.age(plugin, now_ms);
         let fresh = |_: &_| age != Age::Gone;
         let measures = self.measures(plugin, &device.id).filter(fresh);
@@ -329,6 +357,9 @@ impl Model {
         let (bar, held) = self.parts(view, devices);
         let mut notes: Vec<(Tone, String)> = trouble(view, false).into_iter().collect();
         notes.extend(self.foreign(plugin, &device.id));
+        let lately = |i: &&IncidentView| now_ms.saturating_sub(i.last_ms) < LATELY_MS;
+        let incidents = view.incidents.iter().filter(lately);
+        notes.extend(incidents.map(|i| (Tone::Warn, told(i))));
         DeviceRow {
             model: Some(printable(&device.model)),
             tone: tone(view),
@@ -405,7 +436,8 @@ impl Model {
     fn positions(&self, view: &DeviceView, slices: &[(&str, &Slice)]) -> Option<Vec<Segment>> {
         let cut = view.device.device.partitioning.as_ref()?;
         let positions = u64::from(cut.positions);
-        let place = |n: u64| u32::try_from(n * u64::from(WHOLE) / positions.max(1)).unwrap_or(WHOLE);
+        let place =
+            |n: u64| u32::try_from(n * u64::from(WHOLE) / positions.max(1)).unwrap_or(WHOLE);
         let mut all: Vec<Segment> = slices
             .iter()
             .filter_map(|(holder, slice)| {
@@ -461,9 +493,14 @@ impl Model {
         found.map(|d| &d.measures)
     }
 
+    /// All devices.
+    pub(in super::super) fn views(&self) -> &[DeviceView] {
+        self.devices.value.as_ref().map_or(&[], |d| &d.devices)
+    }
+
     /// The device of this row.
     pub(in super::super) fn view_of(&self, row: &str) -> Option<&DeviceView> {
-        let mut all = self.devices.value.as_ref()?.devices.iter();
+        let mut all = self.views().iter();
         all.find(|v| v.device.name().to_string() == row)
     }
 
@@ -525,7 +562,9 @@ impl Model {
     /// When was measured what part of the cores' time they work.
     pub(super) fn cores_busy(&self) -> Option<(u64, u32)> {
         let cores = self.views_in(CORES);
-        let at = self.rates.at_ms(&cores.first()?.device.name().to_string(), BUSY)?;
+        let at = self
+            .rates
+            .at_ms(&cores.first()?.device.name().to_string(), BUSY)?;
         let all = sum(cores.iter().filter_map(|v| threads(v)));
         Some((at, millionths(self.cores_rate()?, all)))
     }
@@ -597,7 +636,11 @@ impl Group {
             return;
         }
         let all = [Some(&self.kind), self.model.as_ref()];
-        if all.into_iter().flatten().any(|t| t.to_lowercase().contains(filter)) {
+        if all
+            .into_iter()
+            .flatten()
+            .any(|t| t.to_lowercase().contains(filter))
+        {
             return;
         }
         self.rows.retain(|row| {

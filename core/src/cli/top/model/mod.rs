@@ -273,7 +273,8 @@ impl Model {
                 self.rates.note(&key, BUSY, at, *busy);
             }
             if let Some(ratio) = device.measures.get(UTILIZATION) {
-                self.histories.note(&key, at, millionths(*ratio, Amount::ONE));
+                self.histories
+                    .note(&key, at, millionths(*ratio, Amount::ONE));
             }
         }
         for workload in &samples.workloads {
