@@ -51,7 +51,7 @@ pub(super) struct Ui {
     /// What was said last.
     pub(super) said: Option<String>,
     /// Where the selected were, for when they are gone.
-    places: (usize, usize),
+    pub(super) places: (usize, usize),
 }
 
 /// What is to be done.

@@ -35,7 +35,14 @@ pub(super) fn cells(segments: &[Segment], width: u16) -> Vec<(u16, u16)> {
         .collect()
 }
 
-/// Draws it.
+/// Draws what can be had.
+pub(super) fn free(buffer: &mut Buffer, (x, y, width): (u16, u16, u16), palette: Palette) {
+    for at in 0..width {
+        put(buffer, x + at, y, FREE, 1, palette.free());
+    }
+}
+
+/// Draws what is held.
 pub(super) fn bar(
     buffer: &mut Buffer,
     (x, y, width): (u16, u16, u16),
@@ -43,9 +50,6 @@ pub(super) fn bar(
     raised: impl Fn(&str) -> bool,
     palette: Palette,
 ) {
-    for at in 0..width {
-        put(buffer, x + at, y, FREE, 1, palette.free());
-    }
     for (n, (segment, (from, to))) in segments.iter().zip(cells(segments, width)).enumerate() {
         let cells = to - from;
         if cells == 0 {

@@ -16,8 +16,11 @@ use crate::cli::top::model::{Age, Bar, DeviceRow, Group, Kind, Segment, Tone, ro
 const BAR: u16 = 24;
 /// A selected row's mark, and how it stands.
 const MARKS: u16 = 4;
-/// Of the past so much is drawn.
-const PAST: usize = 8;
+/// A wider one says no more; what is left over is for the past.
+const WIDE: u16 = 72;
+/// Of the past so much is drawn where there is no room to spare, and where there is.
+const PAST: u16 = 8;
+const MORE_PAST: u16 = 32;
 const LEVELS: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
 
 /// A line of the devices.
@@ -31,14 +34,19 @@ pub(super) enum Line<'a> {
     Note(&'a DeviceRow),
     /// Something that is wrong with the machine.
     Problem(&'a str),
+    /// Nothing: between kinds, where there is room.
+    Blank,
 }
 
-/// The lines of all devices.
-pub(super) fn lines<'a>(scene: &Scene<'a>) -> Vec<Line<'a>> {
+/// The lines of all devices; `airy`: with blank ones between kinds.
+pub(super) fn lines<'a>(scene: &Scene<'a>, airy: bool) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     let mut n = 0;
-    let width = bar_width(scene);
+    let width = Places::of(scene).bar.1;
     for group in &scene.view.groups {
+        if airy && !lines.is_empty() {
+            lines.push(Line::Blank);
+        }
         lines.push(Line::Head(group));
         for row in &group.rows {
             lines.push(Line::Device(row, n));
@@ -72,15 +80,49 @@ fn note(row: &DeviceRow) -> String {
     texts.join("; ")
 }
 
-/// The columns beside names and bars, with the row's number in each.
-fn columns(scene: &Scene<'_>) -> Vec<(Column, u16)> {
+/// What is where.
+#[derive(Debug)]
+struct Places {
+    /// How wide names are.
+    name: u16,
+    /// Where bars begin, from the left, and how wide they are.
+    bar: (u16, u16),
+    /// What follows, and how wide it is.
+    columns: Vec<(Column, u16)>,
+}
+
+impl Places {
+    fn of(scene: &Scene<'_>) -> Self {
+        let name = name_width(scene);
+        let before = MARKS + name + 1;
+        // Nothing stands in the last column, but a sign that there is more.
+        let room = scene.width.saturating_sub(1);
+        let left = |columns: &[(Column, u16)]| {
+            let all: u16 = columns.iter().map(|(_, width)| width + GAP).sum();
+            room.saturating_sub(before + all)
+        };
+        let mut columns = fitting(columns(scene, PAST), room, before + BAR);
+        let spare = left(&columns).saturating_sub(WIDE).min(MORE_PAST - PAST);
+        if spare > 0 {
+            columns = fitting(self::columns(scene, PAST + spare), room, before + BAR);
+        }
+        Self {
+            name,
+            bar: (before, left(&columns).max(8)),
+            columns,
+        }
+    }
+}
+
+/// The columns beside names and bars, row by row, with so much of the past.
+fn columns(scene: &Scene<'_>, how_much: u16) -> Vec<Column> {
     let rows: Vec<&DeviceRow> = scene.view.groups.iter().flat_map(|g| &g.rows).collect();
     let palette = scene.palette;
     let column = |head, drop, text: &dyn Fn(&DeviceRow) -> (String, Tone)| Column {
         head,
         right: true,
         drop,
-        most: 24,
+        most: 40,
         cells: rows
             .iter()
             .map(|row| {
@@ -106,7 +148,7 @@ fn columns(scene: &Scene<'_>) -> Vec<(Column, u16)> {
             Some(held) => (percent(held), Tone::Plain),
             None => missing(),
         }),
-        column("", 6, &|row| (past(&row.past), Tone::Dim)),
+        column("", 6, &|row| (past(&row.past, how_much), Tone::Dim)),
         column("BUSY", 0, &|row| match row.busy {
             Some(busy) => (percent(busy), Tone::Plain),
             None => missing(),
@@ -148,7 +190,7 @@ fn columns(scene: &Scene<'_>) -> Vec<(Column, u16)> {
             });
         }
     }
-    fitting(all, scene.width, MARKS + name_width(scene) + 1 + BAR)
+    all
 }
 
 fn is_host(row: &DeviceRow) -> bool {
@@ -168,16 +210,10 @@ fn indent(row: &DeviceRow) -> u16 {
     }
 }
 
-/// What is left for the bars.
-fn bar_width(scene: &Scene<'_>) -> u16 {
-    let columns: u16 = columns(scene).iter().map(|(_, width)| width + GAP).sum();
-    let others = MARKS + name_width(scene) + 1 + columns;
-    scene.width.saturating_sub(others).max(8)
-}
-
 /// The last figures as a row of small bars.
-fn past(figures: &[u32]) -> String {
-    let last = figures.iter().skip(figures.len().saturating_sub(PAST));
+fn past(figures: &[u32], how_much: u16) -> String {
+    let before = figures.len().saturating_sub(usize::from(how_much));
+    let last = figures.iter().skip(before);
     let level = |figure: &u32| {
         let step = u64::from(*figure) * 7 + 500_000;
         LEVELS[usize::try_from(step / 1_000_000).unwrap_or(0).min(7)]
@@ -187,16 +223,15 @@ fn past(figures: &[u32]) -> String {
 
 /// Draws these lines.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>, lines: &[Line<'_>]) {
-    let columns = columns(scene);
-    let name = name_width(scene);
-    let bars = (area.x + MARKS + name + 1, bar_width(scene));
+    let Places { name, bar, columns } = Places::of(scene);
+    let bars = (area.x + bar.0, bar.1);
     let heads_from = bars.0 + bars.1;
     let mut first = true;
     for (y, line) in (area.y..area.bottom()).zip(lines) {
         match line {
             Line::Head(group) => {
                 let room = heads_from.saturating_sub(area.x + 1);
-                let room = if first { room } else { area.width - 1 };
+                let room = if first { room } else { area.width - 2 };
                 head(buffer, (area.x + 1, y, room), group, scene);
                 if first {
                     heads(buffer, (heads_from, y), &columns, scene);
@@ -213,8 +248,9 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>, lines: &[
                     x += width;
                 }
             }
+            Line::Blank => {}
             Line::Note(row) => {
-                let room = area.right().saturating_sub(bars.0);
+                let room = (area.right() - 1).saturating_sub(bars.0);
                 let text = fitted(&note(row), usize::from(room));
                 let tone = row.notes.first().map_or(Tone::Dim, |(tone, _)| *tone);
                 put(buffer, bars.0, y, &text, room, scene.palette.tone(tone));
@@ -308,15 +344,23 @@ fn device(
             let text = format!("cut into {all}, {free} free");
             bar::words(buffer, place, &text, Tone::Dim, palette);
         }
-        Bar::Parts(parts) => parts_of(buffer, place, parts, scene),
+        Bar::Parts(parts) => parts_of(buffer, place, (parts, row.usable), scene),
     }
 }
 
-fn parts_of(buffer: &mut Buffer, place: (u16, u16, u16), parts: &[Segment], scene: &Scene<'_>) {
+fn parts_of(
+    buffer: &mut Buffer,
+    place: (u16, u16, u16),
+    (parts, usable): (&[Segment], bool),
+    scene: &Scene<'_>,
+) {
     let workload = match scene.ui.focus {
         Focus::Workloads => scene.ui.workload.as_deref(),
         Focus::Devices => None,
     };
     let raised = |holder: &str| workload == Some(holder);
+    if usable {
+        bar::free(buffer, place, scene.palette);
+    }
     bar::bar(buffer, place, parts, raised, scene.palette);
 }

@@ -41,7 +41,7 @@ pub(super) struct Scene<'a> {
 
 /// How many lines it takes to show everything.
 pub(super) fn height(scene: &Scene<'_>) -> u16 {
-    let devices = u16::try_from(devices::lines(scene).len()).unwrap_or(u16::MAX);
+    let devices = u16::try_from(devices::lines(scene, true).len()).unwrap_or(u16::MAX);
     let events = u16::try_from(scene.view.events.len())
         .unwrap_or(0)
         .min(EVENTS);
@@ -82,11 +82,14 @@ pub(super) fn draw(buffer: &mut Buffer, scene: &Scene<'_>, keys: bool) {
 
 fn header(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
     let (view, palette) = (scene.view, scene.palette);
+    let narrow = area.width < 90;
     let agent = match &view.agent {
+        Some(_) if narrow => "agent".into(),
         Some(version) => format!("agent {version}"),
         None => "no agent".into(),
     };
-    let right = format!("{agent}  {} UTC", view.clock);
+    let zone = if narrow { "" } else { " UTC" };
+    let right = format!("{agent}  {}{zone}", view.clock);
     let right_width = width_of(&right);
     let mut x = area.x + 1;
     let end = area.right().saturating_sub(right_width + 3);
@@ -127,9 +130,13 @@ fn header(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
 }
 
 fn content(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
-    let lines = devices::lines(scene);
-    let wanted = u16::try_from(lines.len()).unwrap_or(u16::MAX);
     let workloads = workloads::count(scene);
+    let count = |lines: &[_]| u16::try_from(lines.len()).unwrap_or(u16::MAX);
+    let mut lines = devices::lines(scene, true);
+    if count(&lines).saturating_add(workloads) >= area.height {
+        lines = devices::lines(scene, false);
+    }
+    let wanted = count(&lines);
     let events = u16::try_from(scene.view.events.len())
         .unwrap_or(0)
         .min(EVENTS);

@@ -89,10 +89,10 @@ impl Palette {
                     .bg(if raised { ground.1 } else { ground.0 })
                     .fg(Color::Black)
             }
-            Self::Mono => Style::new().add_modifier(Modifier::REVERSED),
-            Self::Plain => Style::new(),
+            Self::Mono if raised => Style::new().add_modifier(Modifier::REVERSED),
+            Self::Mono | Self::Plain => Style::new(),
         };
-        if raised {
+        if raised && self != Self::Plain {
             style.add_modifier(Modifier::BOLD)
         } else {
             style

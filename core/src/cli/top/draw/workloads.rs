@@ -58,7 +58,7 @@ fn columns(scene: &Scene<'_>) -> Vec<(Column, u16)> {
         }),
         column("AGE", true, 4, &|row| (row.age.clone(), Tone::Dim)),
     ];
-    fitting(all, scene.width, MARKS)
+    fitting(all, scene.width.saturating_sub(1), MARKS)
 }
 
 /// `14.2/16`.
@@ -118,7 +118,9 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>, first: us
             buffer.set_style(Rect::new(area.x, y, area.width, 1), palette.selected());
             put(buffer, area.x, y, "▸", 1, palette.bold());
         }
-        put(buffer, area.x + 2, y, "■", 1, palette.mark(row.colour));
+        if palette.has_grounds() {
+            put(buffer, area.x + 2, y, "■", 1, palette.mark(row.colour));
+        }
         let device = scene.ui.device.as_ref().filter(|_| !is_focus);
         let related = device.is_some_and(|device| row.devices.contains(device));
         let mut x = area.x + MARKS;

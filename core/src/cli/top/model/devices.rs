@@ -53,6 +53,8 @@ pub(in super::super) struct DeviceRow {
     pub(in super::super) model: Option<String>,
     /// Can it be worked with?
     pub(in super::super) tone: Tone,
+    /// Can what is free of it be had?
+    pub(in super::super) usable: bool,
     /// Who holds what part of it.
     pub(in super::super) bar: Bar,
     /// What part is held, in millionths.
@@ -134,7 +136,7 @@ pub(super) fn summary(devices: &Devices) -> Vec<String> {
             continue;
         }
         let free = of().filter(|v| is_free(v, devices)).count();
-        all.push(format!("{} {kind}, {free} free", of().count()));
+        all.push(format!("{free} of {} {kind} free", of().count()));
     }
     let total = |class_of: Class| {
         let of = devices
@@ -161,12 +163,15 @@ fn is_free(view: &DeviceView, devices: &Devices) -> bool {
         .devices
         .iter()
         .filter(|v| v.device.plugin == view.device.plugin && v.device.device.parent.as_ref() == id);
+    is_usable(view) && is_idle(view) && partitions.all(is_idle)
+}
+
+/// Can what is free of it be had?
+fn is_usable(view: &DeviceView) -> bool {
     let health = view.device.device.health.state;
     matches!(health, HealthState::Healthy | HealthState::Degraded)
         && view.closed.is_none()
         && !view.stuck
-        && is_idle(view)
-        && partitions.all(is_idle)
 }
 
 fn is_idle(view: &DeviceView) -> bool {
@@ -363,6 +368,7 @@ impl Model {
         DeviceRow {
             model: Some(printable(&device.model)),
             tone: tone(view),
+            usable: is_usable(view),
             bar,
             held,
             past: match busy {
@@ -600,6 +606,7 @@ impl DeviceRow {
             name,
             model: None,
             tone: Tone::Plain,
+            usable: true,
             bar: Bar::Unknown,
             held: None,
             busy: None,

@@ -107,7 +107,7 @@ pub(super) struct Model {
 pub(super) struct View {
     /// The machine's name.
     pub(super) host: String,
-    /// `8 gpu, 3 free`, `64 cores`, `512 GiB`.
+    /// `3 of 8 gpu free`, `64 cores`, `512 GiB`.
     pub(super) summary: Vec<String>,
     /// The agent's version, if one is asked.
     pub(super) agent: Option<String>,
