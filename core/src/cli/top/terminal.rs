@@ -53,8 +53,13 @@ impl Screen {
             }));
         });
         let failed = |e| AgentError::System("the terminal cannot be set", e);
-        let taken = take().and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
-        match taken {
+        let new = || {
+            let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+            // Not every terminal has a second screen.
+            terminal.clear()?;
+            Ok(terminal)
+        };
+        match take().and_then(|()| new()) {
             Ok(terminal) => Ok(Self(terminal)),
             Err(error) => {
                 give_back();

@@ -77,7 +77,7 @@ pub(super) fn bar(
         if edged || !palette.has_grounds() {
             put(buffer, x + from, y, "▏", 1, edge);
         }
-        let room = cells.saturating_sub(2);
+        let room = cells.saturating_sub(1);
         let label = label(holder.unwrap_or("others"), room);
         put(buffer, x + from + 1, y, &label, room, style);
     }

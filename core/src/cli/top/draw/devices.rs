@@ -10,7 +10,10 @@ use ratatui::style::Style;
 use super::table::{Column, GAP, fitting};
 use super::{Scene, bar, fitted, percent, put, width_of};
 use crate::cli::top::input::Focus;
-use crate::cli::top::model::{Age, Bar, DeviceRow, Group, Kind, Segment, Tone, rounded, used_of};
+use crate::cli::top::model::{
+    Age, Bar, DeviceRow, Group, Kind, Segment, Tone, rounded, steady, used_of,
+};
+use crate::model::Amount;
 
 /// A bar is at least so wide where columns can give way to it.
 const BAR: u16 = 24;
@@ -118,10 +121,11 @@ impl Places {
 fn columns(scene: &Scene<'_>, how_much: u16) -> Vec<Column> {
     let rows: Vec<&DeviceRow> = scene.view.groups.iter().flat_map(|g| &g.rows).collect();
     let palette = scene.palette;
-    let column = |head, drop, text: &dyn Fn(&DeviceRow) -> (String, Tone)| Column {
+    let column = |head, drop, least, text: &dyn Fn(&DeviceRow) -> (String, Tone)| Column {
         head,
         right: true,
         drop,
+        least,
         most: 40,
         cells: rows
             .iter()
@@ -133,40 +137,35 @@ fn columns(scene: &Scene<'_>, how_much: u16) -> Vec<Column> {
             .collect(),
     };
     let missing = || ("–".to_owned(), Tone::Dim);
+    let fullest = rows.iter().map(|row| width_of(&used_text(row, row.total)));
+    let widest = fullest.max().unwrap_or(0);
     let any = |has: &dyn Fn(&DeviceRow) -> bool| rows.iter().any(|row| has(row));
     let has_temperature = any(&|row| row.temperature.is_some());
     let has_power = any(&|row| row.power.is_some());
     let mut all = vec![
         Column {
             right: false,
-            ..column("MODEL", 3, &|row| {
+            ..column("MODEL", 3, 0, &|row| {
                 (row.model.clone().unwrap_or_default(), Tone::Plain)
             })
         },
-        column("HELD", 2, &|row| match row.held {
+        column("HELD", 2, 4, &|row| match row.held {
             // It has no age: it is what the ledger says.
             Some(held) => (percent(held), Tone::Plain),
             None => missing(),
         }),
-        column("", 6, &|row| (past(&row.past, how_much), Tone::Dim)),
-        column("BUSY", 0, &|row| match row.busy {
+        column("", 6, 0, &|row| (past(&row.past, how_much), Tone::Dim)),
+        column("BUSY", 0, 4, &|row| match row.busy {
             Some(busy) => (percent(busy), Tone::Plain),
             None => missing(),
         }),
-        column("USED", 1, &|row| match row.kind {
-            Kind::Cores => match (row.used, row.total) {
-                (Some(used), Some(total)) => {
-                    let (used, total) = (rounded(used, 1), rounded(total, 1));
-                    (format!("{used}/{total} cpus"), Tone::Plain)
-                }
-                _ => missing(),
-            },
-            _ if row.used.is_none() && row.total.is_none() => missing(),
-            _ => (used_of(row.used, row.total), Tone::Plain),
+        column("USED", 1, widest, &|row| match (row.used, row.total) {
+            (None, None) => missing(),
+            (used, _) => (used_text(row, used), Tone::Plain),
         }),
     ];
     if has_temperature {
-        all.push(column("TEMP", 4, &|row| match row.temperature {
+        all.push(column("TEMP", 4, 5, &|row| match row.temperature {
             Some(t) if row.hot => (format!("{}°C", rounded(t, 0)), Tone::Warn),
             Some(t) => (format!("{}°C", rounded(t, 0)), Tone::Plain),
             None if is_host(row) => (String::new(), Tone::Plain),
@@ -174,7 +173,7 @@ fn columns(scene: &Scene<'_>, how_much: u16) -> Vec<Column> {
         }));
     }
     if has_power {
-        all.push(column("POWER", 5, &|row| match row.power {
+        all.push(column("POWER", 5, 6, &|row| match row.power {
             Some(watts) => (format!("{} W", rounded(watts, 0)), Tone::Plain),
             None if is_host(row) => (String::new(), Tone::Plain),
             None => missing(),
@@ -191,6 +190,17 @@ fn columns(scene: &Scene<'_>, how_much: u16) -> Vec<Column> {
         }
     }
     all
+}
+
+/// So much of a device.
+fn used_text(row: &DeviceRow, used: Option<Amount>) -> String {
+    match (row.kind, used, row.total) {
+        (Kind::Cores, Some(used), Some(of)) => {
+            format!("{}/{} cpus", steady(used, 1), rounded(of, 1))
+        }
+        (Kind::Cores, None, Some(of)) => format!("–/{} cpus", rounded(of, 1)),
+        (_, used, of) => used_of(used, of),
+    }
 }
 
 fn is_host(row: &DeviceRow) -> bool {
@@ -218,7 +228,12 @@ fn past(figures: &[u32], how_much: u16) -> String {
         let step = u64::from(*figure) * 7 + 500_000;
         LEVELS[usize::try_from(step / 1_000_000).unwrap_or(0).min(7)]
     };
-    last.map(level).collect()
+    let drawn: String = last.map(level).collect();
+    // As wide from the beginning on as it will be.
+    match drawn.is_empty() {
+        true => drawn,
+        false => format!("{drawn:>width$}", width = usize::from(how_much)),
+    }
 }
 
 /// Draws these lines.

@@ -17,6 +17,8 @@ pub(super) struct Column {
     pub(super) right: bool,
     /// The greater, the sooner it gives way; 0: never.
     pub(super) drop: u8,
+    /// The least that it takes: what changes all the while moves nothing else.
+    pub(super) least: u16,
     /// The most that it takes.
     pub(super) most: u16,
     /// What is in it, row by row.
@@ -24,11 +26,11 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// As wide as its widest text.
+    /// As wide as its widest text, within its bounds.
     pub(super) fn width(&self) -> u16 {
         let texts = self.cells.iter().map(|(text, _)| width_of(text));
-        let widest = texts.chain([width_of(self.head)]).max().unwrap_or(0);
-        widest.min(self.most)
+        let widest = texts.chain([width_of(self.head), self.least]).max();
+        widest.unwrap_or(0).min(self.most)
     }
 
     /// Writes a text into its place.

@@ -7,9 +7,9 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::table::{Column, GAP, fitting};
-use super::{Scene, percent, put};
+use super::{Scene, percent, put, width_of};
 use crate::cli::top::input::Focus;
-use crate::cli::top::model::{Tone, WorkloadRow, rounded, used_of};
+use crate::cli::top::model::{Tone, WorkloadRow, rounded, steady, used_of};
 use crate::model::Amount;
 
 /// A selected row's mark, and its colour.
@@ -24,15 +24,16 @@ pub(super) fn count(scene: &Scene<'_>) -> u16 {
 fn columns(scene: &Scene<'_>) -> Vec<(Column, u16)> {
     let rows = &scene.view.workloads;
     let palette = scene.palette;
-    let column = |head, right, drop, text: &dyn Fn(&WorkloadRow) -> (String, Tone)| Column {
+    let column = |head, right, drop, least, text: &dyn Fn(&WorkloadRow) -> _| Column {
         head,
         right,
         drop,
+        least,
         most: 32,
         cells: rows
             .iter()
             .map(|row| {
-                let (text, tone) = text(row);
+                let (text, tone): (String, Tone) = text(row);
                 let tone = if text == "–" { Tone::Dim } else { tone };
                 (text, palette.tone(tone))
             })
@@ -43,34 +44,57 @@ fn columns(scene: &Scene<'_>) -> Vec<(Column, u16)> {
         (None, None) => String::new(),
         (used, of) => used_of(used, of),
     };
+    // As if each used all that it has.
+    let full = |(_, of): (Option<Amount>, Option<Amount>)| (of, of);
+    let widest = |text: &dyn Fn(&WorkloadRow) -> String| {
+        let widths = rows.iter().map(|row| width_of(&text(row)));
+        widths.max().unwrap_or(0)
+    };
     let all = vec![
-        column("WORKLOAD", false, 0, &|row| plain(row.name.clone())),
-        column("OWNER", false, 5, &|row| (row.owner.clone(), Tone::Dim)),
-        column("STATE", false, 0, &|row| (row.state.to_owned(), row.tone)),
-        column("HOLDS", false, 3, &|row| plain(row.holds.clone())),
-        column("CPU", true, 0, &|row| plain(cores(row.cores))),
-        column("MEMORY", true, 0, &|row| plain(memory(row.memory))),
-        column("DEVICE MEMORY", true, 1, &|row| {
-            plain(memory(row.device_memory))
+        column("WORKLOAD", false, 0, 0, &|row| plain(row.name.clone())),
+        column("OWNER", false, 5, 0, &|row| (row.owner.clone(), Tone::Dim)),
+        column("STATE", false, 0, 9, &|row| {
+            (row.state.to_owned(), row.tone)
         }),
-        column("BUSY", true, 2, &|row| {
+        column("HOLDS", false, 3, 0, &|row| plain(row.holds.clone())),
+        column(
+            "CPU",
+            true,
+            0,
+            widest(&|row| cores(full(row.cores))),
+            &|row| plain(cores(row.cores)),
+        ),
+        column(
+            "MEMORY",
+            true,
+            0,
+            widest(&|row| memory(full(row.memory))),
+            &|row| plain(memory(row.memory)),
+        ),
+        column(
+            "DEVICE MEMORY",
+            true,
+            1,
+            widest(&|row| memory(full(row.device_memory))),
+            &|row| plain(memory(row.device_memory)),
+        ),
+        column("BUSY", true, 2, 4, &|row| {
             plain(row.busy.map_or_else(String::new, percent))
         }),
-        column("AGE", true, 4, &|row| (row.age.clone(), Tone::Dim)),
+        column("AGE", true, 4, 3, &|row| (row.age.clone(), Tone::Dim)),
     ];
     fitting(all, scene.width.saturating_sub(1), MARKS)
 }
 
 /// `14.2/16`.
 fn cores((used, of): (Option<Amount>, Option<Amount>)) -> String {
-    let text = |amount: Amount, decimals| rounded(amount, decimals);
     match (used, of) {
         (Some(used), Some(of)) => {
             let decimals = if of < Amount::from_units(10) { 2 } else { 1 };
-            format!("{}/{}", text(used, decimals), text(of, 2))
+            format!("{}/{}", steady(used, decimals), rounded(of, 2))
         }
-        (Some(used), None) => text(used, 2),
-        (None, Some(of)) => format!("–/{}", text(of, 2)),
+        (Some(used), None) => steady(used, 2),
+        (None, Some(of)) => format!("–/{}", rounded(of, 2)),
         (None, None) => "–".into(),
     }
 }

@@ -11,7 +11,7 @@ mod text;
 mod workloads;
 
 pub(super) use devices::{Bar, DeviceRow, Group, Kind, Segment};
-pub(super) use text::{bytes, clock, rounded, used_of};
+pub(super) use text::{bytes, clock, rounded, steady, used_of};
 pub(super) use workloads::WorkloadRow;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
