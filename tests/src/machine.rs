@@ -337,6 +337,27 @@ impl Agent {
         divvy::api::Client::new(&self.socket)
     }
 
+    /// Its metrics, as its socket gives them.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[track_caller]
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let mut body = self.client().stream("/metrics").await.expect("an answer");
+            let mut page = String::new();
+            while let Some(line) = body.line().await.expect("a line") {
+                page += &line;
+                page.push('\n');
+            }
+            page
+        })
+    }
+
     /// Ends it as systemd would.
     #[track_caller]
     #[must_use]

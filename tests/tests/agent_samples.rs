@@ -34,15 +34,7 @@ fn samples(agent: &Agent) -> Samples {
 #[track_caller]
 fn metrics(agent: &Agent) -> String {
     let began = Instant::now();
-    let page = block(async {
-        let mut body = agent.client().stream("/metrics").await.unwrap();
-        let mut page = String::new();
-        while let Some(line) = body.line().await.unwrap() {
-            page += &line;
-            page.push('\n');
-        }
-        page
-    });
+    let page = agent.metrics();
     let took = began.elapsed();
     assert!(took < SOON, "{took:?}");
     page

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test says what failed by failing
 
 use std::collections::BTreeMap;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use divvy_nvidia_machine::{Answer, Description, Fault, Gpu, Process, Xid};
@@ -88,7 +89,7 @@ fn gpu<'a>(machine: &'a mut Description, name: &str) -> &'a mut Gpu {
 fn a_gpu_off_the_bus_is_closed_its_owner_named_and_seven_go_on() {
     requires!(root);
     let nvidia = Nvidia::ready("h100x8");
-    let _agent = nvidia.agent("");
+    let agent = nvidia.agent("");
     let jobs = all_in_use(&nvidia);
     assert_eq!(jobs.len(), 8);
     // Programs' errors change nothing, and are laid at their doors.
@@ -134,6 +135,15 @@ fn a_gpu_off_the_bus_is_closed_its_owner_named_and_seven_go_on() {
         eventually(|| events(&nvidia, kind).contains(&event))
     };
     assert!(told("device.incident", "xid-79") && told("device.unhealthy", ""));
+    let page = agent.metrics();
+    for line in [
+        format!(
+            "divvy_device_incidents_total{{device=\"{about}\",code=\"xid-79\",class=\"device\"}} 1"
+        ),
+        format!("divvy_device_incident_last_timestamp_seconds{{device=\"{about}\",code=\"xid-79\""),
+    ] {
+        assert!(page.contains(&line), "{line}\n{page}");
+    }
 
     // Its job ends: nothing new comes there. The others' come and go.
     for job in [&jobs[&mine], &jobs[&uuid("g0")]] {
@@ -181,12 +191,9 @@ fn what_a_gpu_says_of_itself_closes_it_and_opens_it_again() {
     };
     assert_eq!(state(), ("healthy".into(), String::new()));
     // A program that is no workload's, and lives.
-    let mut stranger = std::process::Command::new("sleep")
-        .arg("600")
-        .spawn()
-        .unwrap();
+    let mut stranger = Stranger::new();
     let process = Process {
-        pid: stranger.id(),
+        pid: stranger.0.id(),
         memory_mib: Some(512),
         graphics: false,
         utilization: None,
@@ -244,12 +251,33 @@ fn what_a_gpu_says_of_itself_closes_it_and_opens_it_again() {
         assert!(ask_fit(&nvidia, 7), "{reason}");
         // A program that has ended is in nobody's way, whatever the driver still lists.
         if reason == "is no workload's" {
-            stranger.kill().unwrap();
-            stranger.wait().unwrap();
+            stranger.end();
             assert_eq!(state(), ("healthy".into(), String::new()));
         }
         nvidia.change(|machine| *gpu(machine, "g2") = good.clone());
         assert_eq!(state(), ("healthy".into(), String::new()), "after {reason}");
+    }
+}
+
+/// A program that is no workload's.
+struct Stranger(Child);
+
+impl Stranger {
+    fn new() -> Self {
+        Self(Command::new("sleep").arg("600").spawn().unwrap())
+    }
+
+    fn end(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is counted: OpenMetrics, base units, one unit a family. What is not
 //! known is absent, never 0.
 
+mod incidents;
 mod samples;
 
 use std::fmt::Write as _;
@@ -130,6 +131,7 @@ impl Server {
         of_workloads(&mut registry, &devices, &records);
         of_plugins(&mut registry, &plugins);
         of_calls(&mut registry, &self.agent());
+        incidents::register(&mut registry, &devices);
         samples::register(&mut registry, &samples);
         let mut page = String::new();
         if encode(&mut page, &registry).is_err() {
