@@ -264,3 +264,107 @@ fn rows_of(focus: Focus, view: &View) -> Vec<String> {
         Focus::Workloads => view.workloads.iter().map(|row| row.name.clone()).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::top::example::{NOW, box_of_gpus};
+
+    fn view() -> View {
+        box_of_gpus().view(NOW, "")
+    }
+
+    /// Types, and looks at what comes of it.
+    fn types(ui: &mut Ui, view: &View, keys: &[KeyCode]) -> Deed {
+        let mut deed = Deed::Show;
+        for code in keys {
+            ui.settle(view);
+            deed = ui.key(KeyEvent::new(*code, KeyModifiers::NONE), view);
+        }
+        ui.settle(view);
+        deed
+    }
+
+    fn char(c: char) -> KeyCode {
+        KeyCode::Char(c)
+    }
+
+    #[test]
+    fn the_selection_stays_with_what_is_selected() {
+        let (view, mut ui) = (view(), Ui::default());
+        types(&mut ui, &view, &[KeyCode::Down, char('j'), char('k')]);
+        assert_eq!(ui.workload.as_deref(), Some("eval-nightly"));
+        let mut later = view.clone();
+        later.workloads.remove(0);
+        ui.settle(&later);
+        assert_eq!(ui.workload.as_deref(), Some("eval-nightly"));
+        // It is gone: what is in its place.
+        later.workloads.remove(0);
+        ui.settle(&later);
+        assert_eq!(ui.workload.as_deref(), Some("nb-alice"));
+        types(&mut ui, &later, &[char('G'), KeyCode::Down]);
+        assert_eq!(ui.workload.as_deref(), Some("tokenize"));
+        types(&mut ui, &later, &[KeyCode::Tab, KeyCode::End]);
+        assert_eq!(ui.device.as_deref(), Some("memory"));
+        assert_eq!(ui.workload.as_deref(), Some("tokenize"));
+    }
+
+    #[test]
+    fn nothing_is_stopped_without_a_yes() {
+        let (view, mut ui) = (view(), Ui::default());
+        let asked = [KeyCode::Down, char('s')];
+        types(&mut ui, &view, &asked);
+        assert!(matches!(&ui.over, Over::Stop { name, .. } if name == "eval-nightly"));
+        for no in [char('n'), char('q'), KeyCode::Esc] {
+            assert_eq!(types(&mut ui, &view, &[no]), Deed::Show);
+            assert_eq!(ui.over, Over::Nothing);
+            types(&mut ui, &view, &[char('s')]);
+        }
+        for other in [KeyCode::Enter, char('s'), char(' '), KeyCode::Tab] {
+            assert_eq!(types(&mut ui, &view, &[other]), Deed::Show);
+            assert!(matches!(ui.over, Over::Stop { .. }));
+        }
+        let deed = types(&mut ui, &view, &[char('y')]);
+        assert!(matches!(deed, Deed::Stop { name, .. } if name == "eval-nightly"));
+        // One that ended meanwhile is not asked about any longer.
+        types(&mut ui, &view, &[char('s')]);
+        let mut later = view.clone();
+        later.workloads.remove(1);
+        ui.settle(&later);
+        assert_eq!(ui.over, Over::Nothing);
+        // A device is none.
+        types(&mut ui, &view, &[KeyCode::Tab, char('s')]);
+        assert_eq!(ui.over, Over::Nothing);
+        assert!(ui.said.is_some());
+    }
+
+    #[test]
+    fn a_filter_is_typed_and_taken_back() {
+        let (view, mut ui) = (view(), Ui::default());
+        types(
+            &mut ui,
+            &view,
+            &[char('/'), char('q'), char('x'), KeyCode::Backspace],
+        );
+        assert_eq!((&*ui.filter, &ui.over), ("q", &Over::Filter));
+        types(&mut ui, &view, &[KeyCode::Enter]);
+        assert_eq!((&*ui.filter, &ui.over), ("q", &Over::Nothing));
+        assert_eq!(types(&mut ui, &view, &[KeyCode::Esc]), Deed::Show);
+        assert_eq!(ui.filter, "");
+        assert_eq!(types(&mut ui, &view, &[KeyCode::Esc]), Deed::Quit);
+    }
+
+    #[test]
+    fn control_keys_work_everywhere() {
+        let view = view();
+        for over in [Over::Nothing, Over::Filter, Over::Help, Over::Describe(3)] {
+            let mut ui = Ui {
+                over,
+                ..Ui::default()
+            };
+            let key = |c| KeyEvent::new(char(c), KeyModifiers::CONTROL);
+            assert_eq!(ui.key(key('z'), &view), Deed::Suspend);
+            assert_eq!(ui.key(key('c'), &view), Deed::Quit);
+        }
+    }
+}

@@ -105,12 +105,15 @@ fn header(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
             say(buffer, warning, palette.tone(Tone::Bad));
         }
         None => {
+            // What does not fit whole is left out.
+            let mut room = end.saturating_sub(area.x + 1 + width_of(&view.host));
             for (n, text) in view.summary.iter().enumerate() {
-                say(
-                    buffer,
-                    if n == 0 { "  " } else { " · " },
-                    palette.tone(Tone::Dim),
-                );
+                let gap = if n == 0 { "  " } else { " · " };
+                room = room.saturating_sub(width_of(gap) + width_of(text));
+                if room == 0 {
+                    break;
+                }
+                say(buffer, gap, palette.tone(Tone::Dim));
                 say(buffer, text, Style::new());
             }
         }
@@ -259,11 +262,10 @@ fn footer(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
         ("q", "quit"),
     ];
     let mut x = area.x + 1;
-    for (key, what) in keys {
+    // Help says what there is no room for.
+    let short = |key: &str| area.width >= 82 || !matches!(key, "Enter" | "/");
+    for (key, what) in keys.into_iter().filter(|(key, _)| short(key)) {
         let width = width_of(key) + 1 + width_of(what);
-        if x + width > area.right() {
-            return;
-        }
         put(buffer, x, area.y, key, width, palette.bold());
         let style = palette.tone(Tone::Dim);
         put(buffer, x + width_of(key) + 1, area.y, what, width, style);
