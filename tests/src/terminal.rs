@@ -148,9 +148,8 @@ impl OnTerminal {
         while !so(self) {
             assert!(
                 Instant::now() < end,
-                "expected {what:?} on the terminal within {time:?}:\n{}\n--- it said ---\n{:?}",
-                self.screen,
-                self.said
+                "expected {what:?} on the terminal within {time:?}:\n{}",
+                self.screen
             );
             let mut fds = [rustix::event::PollFd::new(
                 &self.ours,
@@ -164,7 +163,7 @@ impl OnTerminal {
             if !fds[0].revents().is_empty() {
                 // EIO: everyone has let go of it.
                 let n = self.ours.read(&mut buffer).unwrap_or(0);
-                assert!(n > 0, "expected {what:?} before the end:\n{:?}", self.said);
+                assert!(n > 0, "expected {what:?} before the end:\n{}", self.said);
                 self.said.push_str(&String::from_utf8_lossy(&buffer[..n]));
                 self.screen.write(&buffer[..n]);
             }

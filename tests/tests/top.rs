@@ -52,7 +52,9 @@ fn a_story(machine: &Machine, agent: Option<&Agent>) {
     top.shows("0.00/0.25");
 
     // The one that came first is selected; Tab leads to the devices and back.
-    top.types("\t\tj");
+    top.types("\t\t");
+    top.shows("▸ ■ alpha");
+    top.types("j");
     top.shows("▸ ■ beta");
     top.types("k");
     top.shows("▸ ■ alpha");
@@ -62,7 +64,7 @@ fn a_story(machine: &Machine, agent: Option<&Agent>) {
     top.types("\u{1b}");
     top.hides("command     sleep 600");
     top.types("/alpha\r");
-    top.hides("beta");
+    top.hides("■ beta");
     top.types("\u{1b}");
     top.shows("■ beta");
 
@@ -169,7 +171,9 @@ fn an_agent_that_goes_away_is_missed() {
     top.shows("cores");
     agent.kill();
     top.shows(" s old: ");
-    top.shows("no_agent");
+    top.shows("does not answer: Connection");
+    top.shows("agent away");
+    top.shows("cores");
     top.types("q");
     ends(top, 0);
 }

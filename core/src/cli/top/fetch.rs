@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
 
-use super::model::News;
+use super::model::{Agent, News};
 use crate::agent::AgentError;
 use crate::embed::Divvy;
 use crate::sys;
@@ -83,8 +83,8 @@ async fn agent(divvy: &Divvy, news: &Sender<News>) {
     }
     loop {
         let version = divvy.version().await.ok().flatten();
-        let version = version.map(|v| v.version);
-        if news.send(News::Agent(version)).await.is_err() {
+        let agent = version.map_or(Agent::Away, |v| Agent::There(v.version));
+        if news.send(News::Agent(agent)).await.is_err() {
             return;
         }
         if let Ok(mut events) = divvy.events(Some("0"), true).await {

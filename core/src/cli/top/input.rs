@@ -50,6 +50,8 @@ pub(super) struct Ui {
     pub(super) filter: String,
     /// What was said last.
     pub(super) said: Option<String>,
+    /// Has the user gone anywhere yet?
+    pub(super) moved: bool,
     /// Where the selected were, for when they are gone.
     pub(super) places: (usize, usize),
 }
@@ -116,6 +118,7 @@ impl Ui {
             KeyCode::Char('?' | 'h') => self.over = Over::Help,
             KeyCode::Char('/') => self.over = Over::Filter,
             KeyCode::Tab | KeyCode::BackTab => {
+                self.moved = true;
                 self.focus = match self.focus {
                     Focus::Devices => Focus::Workloads,
                     Focus::Workloads => Focus::Devices,
@@ -147,6 +150,7 @@ impl Ui {
             _ => return,
         };
         let to = to.min(last);
+        self.moved = true;
         let key = Some(keys[to].clone());
         match self.focus {
             Focus::Devices => (self.device, self.places.0) = (key, to),
@@ -202,8 +206,11 @@ impl Ui {
 
     /// Something is selected wherever there is something: what was, or what is in its place.
     pub(super) fn settle(&mut self, view: &View) {
-        if view.workloads.is_empty() && self.filter.is_empty() && !view.is_empty {
-            self.focus = Focus::Devices;
+        if !self.moved {
+            self.focus = match view.workloads.is_empty() {
+                true => Focus::Devices,
+                false => Focus::Workloads,
+            };
         }
         for focus in [Focus::Devices, Focus::Workloads] {
             let keys = rows_of(focus, view);

@@ -11,7 +11,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use crossterm::cursor::{Hide, Show};
 use crossterm::execute;
 use crossterm::terminal::{
-    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -53,13 +53,7 @@ impl Screen {
             }));
         });
         let failed = |e| AgentError::System("the terminal cannot be set", e);
-        let new = || {
-            let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
-            // Not every terminal has a second screen.
-            terminal.clear()?;
-            Ok(terminal)
-        };
-        match take().and_then(|()| new()) {
+        match take().and_then(|()| fresh()) {
             Ok(terminal) => Ok(Self(terminal)),
             Err(error) => {
                 give_back();
@@ -92,9 +86,9 @@ impl Screen {
 
     /// Takes the terminal again: whoever had it meanwhile has left it otherwise.
     pub(super) fn resume(&mut self) -> Result<(), AgentError> {
-        take()
-            .and_then(|()| self.0.clear())
-            .map_err(|e| AgentError::System("the terminal cannot be set", e))
+        let failed = |e| AgentError::System("the terminal cannot be set", e);
+        self.0 = take().and_then(|()| fresh()).map_err(failed)?;
+        Ok(())
     }
 }
 
@@ -104,17 +98,28 @@ impl Drop for Screen {
     }
 }
 
+/// One that knows that nothing is drawn yet.
+fn fresh() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
+    Terminal::new(CrosstermBackend::new(io::stdout()))
+}
+
 fn take() -> io::Result<()> {
     set_stderr_aside()?;
     enable_raw_mode()?;
-    execute!(io::stdout(), EnterAlternateScreen, Hide)
+    // Not every terminal has a second screen.
+    execute!(
+        io::stdout(),
+        EnterAlternateScreen,
+        Clear(ClearType::All),
+        Hide
+    )
 }
 
 /// Twice is as good as once.
 fn give_back() {
     // A terminal that is gone needs no repair.
-    let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
     let _ = disable_raw_mode();
+    let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
     let aside = TAKEN.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(Aside { stderr, mut kept }) = aside else {
         return;

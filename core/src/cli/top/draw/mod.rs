@@ -19,7 +19,7 @@ use ratatui::style::Style;
 use ratatui::text::Span;
 
 use super::input::{Focus, Over, Ui};
-use super::model::{Tone, View};
+use super::model::{Agent, Tone, View};
 
 /// Events at the bottom, where there is room.
 const EVENTS: u16 = 3;
@@ -65,7 +65,7 @@ pub(super) fn draw(buffer: &mut Buffer, scene: &Scene<'_>, keys: bool) {
         );
         return;
     }
-    header(buffer, Rect::new(area.x, area.y, area.width, 1), scene);
+    header(buffer, Rect::new(area.x, area.y, area.width, 2), scene);
     let foot = u16::from(keys);
     let body = Rect::new(area.x, area.y + 2, area.width, area.height - 2 - foot);
     content(buffer, body, scene);
@@ -80,13 +80,15 @@ pub(super) fn draw(buffer: &mut Buffer, scene: &Scene<'_>, keys: bool) {
     }
 }
 
+/// The machine in a line; below it why what is shown is not of now, if so.
 fn header(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
     let (view, palette) = (scene.view, scene.palette);
     let narrow = area.width < 90;
     let agent = match &view.agent {
-        Some(_) if narrow => "agent".into(),
-        Some(version) => format!("agent {version}"),
-        None => "no agent".into(),
+        Agent::None => "no agent".into(),
+        Agent::Away => "agent away".into(),
+        Agent::There(_) if narrow => "agent".into(),
+        Agent::There(version) => format!("agent {version}"),
     };
     let zone = if narrow { "" } else { " UTC" };
     let right = format!("{agent}  {}{zone}", view.clock);
@@ -99,24 +101,21 @@ fn header(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>) {
         x += width_of(&text);
     };
     say(buffer, &view.host, palette.bold());
-    match &view.warning {
-        Some(warning) => {
-            say(buffer, "  ", Style::new());
-            say(buffer, warning, palette.tone(Tone::Bad));
+    // What does not fit whole is left out.
+    let mut room = end.saturating_sub(area.x + 1 + width_of(&view.host));
+    for (n, text) in view.summary.iter().enumerate() {
+        let gap = if n == 0 { "  " } else { " · " };
+        room = room.saturating_sub(width_of(gap) + width_of(text));
+        if room == 0 {
+            break;
         }
-        None => {
-            // What does not fit whole is left out.
-            let mut room = end.saturating_sub(area.x + 1 + width_of(&view.host));
-            for (n, text) in view.summary.iter().enumerate() {
-                let gap = if n == 0 { "  " } else { " · " };
-                room = room.saturating_sub(width_of(gap) + width_of(text));
-                if room == 0 {
-                    break;
-                }
-                say(buffer, gap, palette.tone(Tone::Dim));
-                say(buffer, text, Style::new());
-            }
-        }
+        say(buffer, gap, palette.tone(Tone::Dim));
+        say(buffer, text, Style::new());
+    }
+    if let Some(warning) = &view.warning {
+        let text = fitted(warning, usize::from(area.width.saturating_sub(2)));
+        let style = palette.tone(Tone::Bad);
+        put(buffer, area.x + 1, area.y + 1, &text, area.width - 2, style);
     }
     if view.is_empty && view.warning.is_none() {
         say(buffer, "  looking …", palette.tone(Tone::Dim));

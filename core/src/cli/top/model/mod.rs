@@ -40,12 +40,24 @@ pub(super) enum News {
     Workloads(Result<Vec<Record>, String>),
     /// What is used.
     Samples(Result<Samples, String>),
-    /// The agent's version.
-    Agent(Option<String>),
+    /// Who answers.
+    Agent(Agent),
     /// Something happened.
     Event(Box<Event>),
     /// What became of a deed of the user's, for people.
     Said(String),
+}
+
+/// Who answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Agent {
+    /// This process by itself.
+    #[default]
+    None,
+    /// An agent that does not answer at the moment.
+    Away,
+    /// An agent of this version.
+    There(String),
 }
 
 /// One document, when it came, and why none came since.
@@ -92,7 +104,7 @@ pub(super) struct Model {
     host: String,
     /// Names of users.
     users: BTreeMap<u32, String>,
-    agent: Option<String>,
+    agent: Agent,
     devices: Part<Devices>,
     workloads: Part<Vec<Record>>,
     samples: Part<Samples>,
@@ -109,8 +121,8 @@ pub(super) struct View {
     pub(super) host: String,
     /// `3 of 8 gpu free`, `64 cores`, `512 GiB`.
     pub(super) summary: Vec<String>,
-    /// The agent's version, if one is asked.
-    pub(super) agent: Option<String>,
+    /// Who answers.
+    pub(super) agent: Agent,
     /// The time of day.
     pub(super) clock: String,
     /// Why what is shown is not of now, if so.
