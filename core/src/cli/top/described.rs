@@ -14,12 +14,8 @@ pub(super) fn workload(model: &Model, name: &str) -> Vec<String> {
 
 /// About a row of devices: a device, or all cores, or all memory.
 pub(super) fn device(model: &Model, row: &str) -> Vec<String> {
-    let views = match model.view_of(row) {
-        Some(view) => vec![view],
-        None => model.views_in(row),
-    };
     let mut all = Vec::new();
-    for view in views {
+    for view in model.views_in(row) {
         if !all.is_empty() {
             all.push(String::new());
         }

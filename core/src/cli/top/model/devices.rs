@@ -1,18 +1,14 @@
 //! Devices as rows: accelerators one each, all cores and all memory one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{Age, BUSY, CORES, MEMORY, Model, Tone, UTILIZATION, WHOLE, key, millionths, sum};
-use super::{bytes, rounded};
-use crate::agent::{DeviceView, Devices, IncidentView, Measures, Usage};
-use crate::cli::describe::told;
+use super::found::{Class, Found, key_of};
+use super::health::{is_usable, tone, trouble};
+use super::parts::{Bar, usable};
+use super::{Age, BUSY, CORES, MEMORY, Model, Tone, UTILIZATION, key, millionths, sum};
+use crate::agent::{DeviceView, Devices, Measures, Usage};
 use crate::cli::output::printable;
-use crate::model::{Amount, HealthState, Slice, Value};
-
-/// What happened to a device is said for so long.
-const LATELY_MS: u64 = 600_000;
-/// Shorter names are not made shorter.
-const SHORT: usize = 8;
+use crate::model::{Amount, Value};
 
 /// Devices of one kind.
 #[derive(Clone, Debug)]
@@ -81,143 +77,19 @@ pub(in super::super) struct DeviceRow {
     pub(in super::super) holders: BTreeSet<String>,
 }
 
-/// What is drawn of who holds what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum Bar {
-    /// Nobody may know.
-    Unknown,
-    /// It is cut into partitions, which have rows of their own: so many, and so many free.
-    Cut(usize, usize),
-    /// Parts, in the order of their places.
-    Parts(Vec<Segment>),
-}
-
-/// A part of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Segment {
-    /// Who holds it; nobody that may be known: none.
-    pub(in super::super) holder: Option<String>,
-    /// Its holder's colour.
-    pub(in super::super) colour: Option<usize>,
-    /// Where it begins, in millionths of the device.
-    pub(in super::super) from: u32,
-    /// Where it ends.
-    pub(in super::super) to: u32,
-}
-
-/// The class of what can be had of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    Cores,
-    Memory,
-    Other,
-}
-
-/// What is said of the machine in one line.
-pub(super) fn summary(devices: &Devices) -> Vec<String> {
-    let mut all = Vec::new();
-    let mut kinds: Vec<&str> = Vec::new();
-    let others = || {
-        devices
-            .devices
-            .iter()
-            .filter(|v| class(v, devices) == Class::Other)
-    };
-    for view in others() {
-        if !kinds.contains(&view.device.device.kind.as_str()) {
-            kinds.push(&view.device.device.kind);
-        }
-    }
-    for kind in kinds {
-        let of = || others().filter(|v| v.device.device.kind == kind);
-        let kind = printable(kind);
-        if !devices.usage_known {
-            all.push(format!("{} {kind}", of().count()));
-            continue;
-        }
-        let free = of().filter(|v| is_free(v, devices)).count();
-        all.push(format!("{free} of {} {kind} free", of().count()));
-    }
-    let total = |class_of: Class| {
-        let of = devices
-            .devices
-            .iter()
-            .filter(|v| class(v, devices) == class_of);
-        sum(of.flat_map(|v| v.usage.values()).map(|u| u.total))
-    };
-    let (cores, memory) = (total(Class::Cores), total(Class::Memory));
-    if !cores.is_zero() {
-        let s = if cores == Amount::ONE { "" } else { "s" };
-        all.push(format!("{} core{s}", rounded(cores, 2)));
-    }
-    if !memory.is_zero() {
-        all.push(bytes(memory));
-    }
-    all
-}
-
-/// Could all of it be had now?
-fn is_free(view: &DeviceView, devices: &Devices) -> bool {
-    let id = Some(&view.device.device.id);
-    let mut partitions = devices
-        .devices
-        .iter()
-        .filter(|v| v.device.plugin == view.device.plugin && v.device.device.parent.as_ref() == id);
-    is_usable(view) && is_idle(view) && partitions.all(is_idle)
-}
-
-/// Can what is free of it be had?
-fn is_usable(view: &DeviceView) -> bool {
-    let health = view.device.device.health.state;
-    matches!(health, HealthState::Healthy | HealthState::Degraded)
-        && view.closed.is_none()
-        && !view.stuck
-}
-
-fn is_idle(view: &DeviceView) -> bool {
-    view.usage.values().all(|u| u.used.is_zero())
-}
-
-pub(super) fn class(view: &DeviceView, devices: &Devices) -> Class {
-    let offered = |class: &str| {
-        let mut slots = devices.slots.iter();
-        slots.any(|s| {
-            let draws = &s.slot.draws;
-            s.plugin == view.device.plugin
-                && s.slot.class == class
-                && !draws.is_empty()
-                && draws.iter().all(|d| view.usage.contains_key(&d.capacity))
-        })
-    };
-    match () {
-        () if offered("cpu") => Class::Cores,
-        () if offered("memory") => Class::Memory,
-        () => Class::Other,
-    }
-}
-
-/// All of it that can be handed out.
-fn usable(usage: &Usage) -> Amount {
-    usage.total.saturating_sub(usage.reserved)
-}
-
 impl Model {
     pub(super) fn groups(&self, now_ms: u64, filter: &str) -> Vec<Group> {
-        let Some(devices) = &self.devices.value else {
+        let Some(found) = &self.devices.value else {
             return vec![];
         };
-        let names = short_names(devices);
         let mut groups: Vec<(&str, Group)> = Vec::new();
-        for view in &devices.devices {
-            if class(view, devices) != Class::Other {
-                continue;
-            }
+        for view in found.of(Class::Other) {
             let (plugin, kind) = (&view.device.plugin, &view.device.device.kind);
-            let row = self.device(view, devices, &names, now_ms);
+            let row = self.device(view, found, now_ms);
             let (kind, partition) = (printable(kind), row.kind == Kind::Partition);
             let mut known = groups.iter_mut();
-            let found = known.find(|(p, g)| p == plugin && (g.kind == kind || partition));
-            match found {
+            let group = known.find(|(p, g)| p == plugin && (g.kind == kind || partition));
+            match group {
                 Some((_, group)) => group.rows.push(row),
                 None => groups.push((
                     plugin,
@@ -234,7 +106,7 @@ impl Model {
         for group in &mut groups {
             group.join_models();
         }
-        groups.extend(self.host_group(devices, now_ms));
+        groups.extend(self.host_group(found, now_ms));
         for group in &mut groups {
             group.filter(filter);
         }
@@ -243,17 +115,13 @@ impl Model {
     }
 
     /// Cores and memory.
-    fn host_group(&self, devices: &Devices, now_ms: u64) -> Option<Group> {
-        let of = |class_of: Class| {
-            let all = devices.devices.iter();
-            all.filter(|v| class(v, devices) == class_of)
-                .collect::<Vec<_>>()
-        };
-        let (cores, memory) = (of(Class::Cores), of(Class::Memory));
+    fn host_group(&self, found: &Found, now_ms: u64) -> Option<Group> {
+        let cores: Vec<&DeviceView> = found.of(Class::Cores).collect();
+        let memory: Vec<&DeviceView> = found.of(Class::Memory).collect();
         let plugin = cores.iter().chain(&memory).next()?.device.plugin.clone();
         let mut rows = Vec::new();
         if let Some(first) = cores.first() {
-            let mut row = self.together(&cores, devices, Kind::Cores, now_ms);
+            let mut row = self.together(&cores, found, Kind::Cores, now_ms);
             row.busy = self.cores_busy().map(|(_, busy)| busy);
             row.past = self.histories.get(CORES);
             row.used = self.cores_rate();
@@ -265,7 +133,7 @@ impl Model {
             rows.push(row);
         }
         if !memory.is_empty() {
-            let mut row = self.together(&memory, devices, Kind::Memory, now_ms);
+            let mut row = self.together(&memory, found, Kind::Memory, now_ms);
             let measured = |name: &str| {
                 let all: Option<Vec<Amount>> = memory
                     .iter()
@@ -302,20 +170,14 @@ impl Model {
     }
 
     /// One row of many devices.
-    fn together(
-        &self,
-        views: &[&DeviceView],
-        devices: &Devices,
-        kind: Kind,
-        now_ms: u64,
-    ) -> DeviceRow {
+    fn together(&self, views: &[&DeviceView], found: &Found, kind: Kind, now_ms: u64) -> DeviceRow {
         let all = || views.iter().flat_map(|v| v.usage.values());
         let (total, used) = (sum(all().map(usable)), sum(all().map(|u| u.used)));
-        let names: BTreeSet<String> = views.iter().map(|v| v.device.name().to_string()).collect();
+        let keys: BTreeSet<String> = views.iter().map(|v| key_of(v)).collect();
         let mut parts: Vec<(Option<String>, Amount)> = Vec::new();
-        for holding in &devices.held {
+        for holding in &found.devices.held {
             let own = holding.slices.iter();
-            let own = own.filter(|s| names.contains(&s.device().to_string()));
+            let own = own.filter(|s| keys.contains(&key(&s.plugin, &s.part.device)));
             let own = sum(own.flat_map(|s| s.part.capacities.values().copied()));
             if !own.is_zero() {
                 parts.push((Some(holding.name.clone()), own));
@@ -327,8 +189,8 @@ impl Model {
             _ => (CORES, "cores".to_owned()),
         };
         DeviceRow {
-            bar: self.bar(parts, used, total, devices),
-            held: devices.usage_known.then(|| millionths(used, total)),
+            bar: self.bar(parts, used, total, found),
+            held: found.devices.usage_known.then(|| millionths(used, total)),
             age: self.age(plugin, now_ms),
             notes: views.iter().filter_map(|v| trouble(v, true)).collect(),
             holders: views.iter().flat_map(|v| v.holders.clone()).collect(),
@@ -336,13 +198,7 @@ impl Model {
         }
     }
 
-    fn device(
-        &self,
-        view: &DeviceView,
-        devices: &Devices,
-        names: &BTreeMap<String, String>,
-        now_ms: u64,
-    ) -> DeviceRow {
+    fn device(&self, view: &DeviceView, found: &Found, now_ms: u64) -> DeviceRow {
         let device = &view.device.device;
         let plugin = &view.device.plugin;
         let key = key(plugin, &device.id);
@@ -350,21 +206,13 @@ impl Model {
             Some(_) => Kind::Partition,
             None => Kind::Device,
         };
-        let name = names
-            .get(&key)
-            .cloned()
-            .unwrap_or_else(|| printable(&device.id));
+        let name = found.name(&key);
         let age = self.age(plugin, now_ms);
         let fresh = |_: &_| age != Age::Gone;
         let measures = self.measures(plugin, &device.id).filter(fresh);
         let measure = |name: &str| measures.and_then(|m| m.get(name)).copied();
         let busy = measure(UTILIZATION).map(|r| millionths(r, Amount::ONE));
-        let (bar, held) = self.parts(view, devices);
-        let mut notes: Vec<(Tone, String)> = trouble(view, false).into_iter().collect();
-        notes.extend(self.foreign(plugin, &device.id));
-        let lately = |i: &&IncidentView| now_ms.saturating_sub(i.last_ms) < LATELY_MS;
-        let incidents = view.incidents.iter().filter(lately);
-        notes.extend(incidents.map(|i| (Tone::Warn, told(i))));
+        let (bar, held) = self.parts(view, found);
         DeviceRow {
             model: Some(printable(&device.model)),
             tone: tone(view),
@@ -377,118 +225,15 @@ impl Model {
             },
             busy,
             used: measure("memory_used_bytes"),
-            total: measure("memory_total_bytes").or_else(|| memory(view, devices)),
+            total: measure("memory_total_bytes").or_else(|| memory(view, &found.devices)),
             temperature: measure("temperature_celsius"),
             hot: measure("slowed_by_heat_ratio").is_some_and(|r| !r.is_zero()),
             power: measure("power_watts"),
             age,
-            notes,
+            notes: self.notes(view, now_ms),
             holders: view.holders.iter().cloned().collect(),
             ..DeviceRow::new(key, kind, name)
         }
-    }
-
-    /// Who holds what part of a device, and what part is held.
-    fn parts(&self, view: &DeviceView, devices: &Devices) -> (Bar, Option<u32>) {
-        if !devices.usage_known {
-            return (Bar::Unknown, None);
-        }
-        let device = &view.device.device;
-        let partitions = || {
-            devices.devices.iter().filter(|v| {
-                v.device.plugin == view.device.plugin
-                    && v.device.device.parent.as_ref() == Some(&device.id)
-            })
-        };
-        if partitions().next().is_some() {
-            let free = partitions().filter(|v| is_free(v, devices)).count();
-            return (Bar::Cut(partitions().count(), free), None);
-        }
-        let name = view.device.name();
-        let slices: Vec<(&str, &Slice)> = devices
-            .held
-            .iter()
-            .flat_map(|h| h.slices.iter().map(move |s| (h.name.as_str(), s)))
-            .filter(|(_, s)| s.device() == name)
-            .collect();
-        if let Some(bar) = self.positions(view, &slices) {
-            let held = bar.iter().map(|s| s.to - s.from).sum::<u32>();
-            return (Bar::Parts(bar), Some(held.min(WHOLE)));
-        }
-        // Of what is scarcest there can be no more than all.
-        let scarcest = view
-            .usage
-            .iter()
-            .max_by_key(|(_, u)| millionths(u.used, usable(u)));
-        let Some((capacity, usage)) = scarcest else {
-            return (Bar::Parts(vec![]), None);
-        };
-        let mut parts: Vec<(Option<String>, Amount)> = Vec::new();
-        for (holder, slice) in slices {
-            let amount = slice.part.capacities.get(capacity).copied();
-            let amount = amount.unwrap_or_default();
-            match parts.last_mut() {
-                Some((Some(last), sum)) if last == holder => {
-                    *sum = sum.checked_add(amount).unwrap_or(*sum);
-                }
-                _ => parts.push((Some(holder.to_owned()), amount)),
-            }
-        }
-        let bar = self.bar(parts, usage.used, usable(usage), devices);
-        (bar, Some(millionths(usage.used, usable(usage))))
-    }
-
-    /// Partitions, where they lie.
-    fn positions(&self, view: &DeviceView, slices: &[(&str, &Slice)]) -> Option<Vec<Segment>> {
-        let cut = view.device.device.partitioning.as_ref()?;
-        let positions = u64::from(cut.positions);
-        let place =
-            |n: u64| u32::try_from(n * u64::from(WHOLE) / positions.max(1)).unwrap_or(WHOLE);
-        let mut all: Vec<Segment> = slices
-            .iter()
-            .filter_map(|(holder, slice)| {
-                let start = u64::from(slice.part.start?);
-                let profile = cut.profiles.iter().find(|p| p.slot == slice.part.slot)?;
-                Some(Segment {
-                    holder: Some((*holder).to_owned()),
-                    colour: self.colours.get(*holder).copied(),
-                    from: place(start),
-                    to: place(start + u64::from(profile.size)),
-                })
-            })
-            .collect();
-        all.sort_by_key(|s| s.from);
-        (!all.is_empty()).then_some(all)
-    }
-
-    /// Parts beside each other; what is held by nobody that may be known comes last.
-    fn bar(
-        &self,
-        mut parts: Vec<(Option<String>, Amount)>,
-        used: Amount,
-        total: Amount,
-        devices: &Devices,
-    ) -> Bar {
-        if !devices.usage_known {
-            return Bar::Unknown;
-        }
-        let known = sum(parts.iter().map(|(_, amount)| *amount));
-        let unknown = used.saturating_sub(known);
-        if !unknown.is_zero() {
-            parts.push((None, unknown));
-        }
-        let mut end = Amount::ZERO;
-        let segments = parts.into_iter().map(|(holder, amount)| {
-            let from = millionths(end, total);
-            end = end.checked_add(amount).unwrap_or(Amount::MAX);
-            Segment {
-                colour: holder.as_ref().and_then(|h| self.colours.get(h).copied()),
-                holder,
-                from,
-                to: millionths(end, total),
-            }
-        });
-        Bar::Parts(segments.collect())
     }
 
     /// What was measured of a device.
@@ -501,27 +246,22 @@ impl Model {
 
     /// All devices.
     pub(in super::super) fn views(&self) -> &[DeviceView] {
-        self.devices.value.as_ref().map_or(&[], |d| &d.devices)
+        self.devices
+            .value
+            .as_ref()
+            .map_or(&[], |f| &f.devices.devices)
     }
 
-    /// The device of this row.
-    pub(in super::super) fn view_of(&self, row: &str) -> Option<&DeviceView> {
-        let mut all = self.views().iter();
-        all.find(|v| v.device.name().to_string() == row)
-    }
-
-    /// The devices that the rows of cores and of memory stand for.
+    /// The devices that a row stands for: one, or all cores, or all memory.
     pub(in super::super) fn views_in(&self, row: &str) -> Vec<&DeviceView> {
-        let Some(devices) = &self.devices.value else {
+        let Some(found) = &self.devices.value else {
             return vec![];
         };
-        let class_of = match row {
-            CORES => Class::Cores,
-            MEMORY => Class::Memory,
-            _ => return vec![],
-        };
-        let all = devices.devices.iter();
-        all.filter(|v| class(v, devices) == class_of).collect()
+        match row {
+            CORES => found.of(Class::Cores).collect(),
+            MEMORY => found.of(Class::Memory).collect(),
+            key => found.device(key).into_iter().collect(),
+        }
     }
 
     /// How old the figures of a plugin's devices are.
@@ -559,7 +299,7 @@ impl Model {
         let cores = self.views_in(CORES);
         let rates: Option<Vec<Amount>> = cores
             .iter()
-            .map(|v| self.rates.get(&v.device.name().to_string(), BUSY))
+            .map(|v| self.rates.get(&key_of(v), BUSY))
             .collect();
         let rates = rates.filter(|all| !all.is_empty())?;
         Some(sum(rates.into_iter()))
@@ -568,33 +308,9 @@ impl Model {
     /// When was measured what part of the cores' time they work.
     pub(super) fn cores_busy(&self) -> Option<(u64, u32)> {
         let cores = self.views_in(CORES);
-        let at = self
-            .rates
-            .at_ms(&cores.first()?.device.name().to_string(), BUSY)?;
+        let at = self.rates.at_ms(&key_of(cores.first()?), BUSY)?;
         let all = sum(cores.iter().filter_map(|v| threads(v)));
         Some((at, millionths(self.cores_rate()?, all)))
-    }
-
-    /// Processes on a device that are no workload's.
-    fn foreign(&self, plugin: &str, id: &str) -> Option<(Tone, String)> {
-        let samples = self.samples.value.as_ref()?;
-        let all: Vec<String> = samples
-            .foreign
-            .iter()
-            .filter(|f| f.plugin == plugin && f.device == id)
-            .map(|f| {
-                let command = f.command.as_deref().map_or("a process", |c| c);
-                let memory = f.measures.get("memory_used_bytes");
-                let memory = memory.map_or_else(String::new, |m| format!(", {}", bytes(*m)));
-                format!("{} ({}{memory})", printable(command), f.pid)
-            })
-            .collect();
-        let text = match all.as_slice() {
-            [] => return None,
-            [one] => format!("not a workload's: {one}"),
-            [one, more @ ..] => format!("not a workload's: {one}, and {} more", more.len()),
-        };
-        Some((Tone::Warn, text))
     }
 }
 
@@ -659,43 +375,6 @@ impl Group {
     }
 }
 
-/// How a device stands.
-fn tone(view: &DeviceView) -> Tone {
-    match view.device.device.health.state {
-        _ if view.stuck => Tone::Bad,
-        HealthState::Unhealthy => Tone::Bad,
-        HealthState::Unknown | HealthState::Degraded => Tone::Warn,
-        HealthState::Healthy if view.closed.is_some() => Tone::Warn,
-        HealthState::Healthy => Tone::Plain,
-    }
-}
-
-/// What is wrong with a device, with its name where it is one of many.
-fn trouble(view: &DeviceView, named: bool) -> Option<(Tone, String)> {
-    let health = &view.device.device.health;
-    let word = match health.state {
-        _ if view.stuck => "stuck",
-        HealthState::Healthy => "closed",
-        state => crate::agent::events::word(state),
-    };
-    let reason = health.reason.as_ref().or(view.closed.as_ref());
-    let tone = tone(view);
-    if tone == Tone::Plain {
-        return None;
-    }
-    let name = match named {
-        true => format!("{} ", printable(&view.device.device.id)),
-        false => String::new(),
-    };
-    Some((
-        tone,
-        match reason {
-            Some(reason) => format!("{name}{word}: {}", printable(reason)),
-            None => format!("{name}{word}"),
-        },
-    ))
-}
-
 /// The memory of a device, as far as it offers any.
 fn memory(view: &DeviceView, devices: &Devices) -> Option<Amount> {
     let mut all = view.usage.iter();
@@ -710,32 +389,4 @@ fn threads(view: &DeviceView) -> Option<Amount> {
         Some(Value::Int(n)) => Some(Amount::from_units(u64::try_from(*n).ok()?)),
         _ => Some(Amount::ONE),
     }
-}
-
-/// The shortest beginning of each device's id that is no other's of its plugin.
-fn short_names(devices: &Devices) -> BTreeMap<String, String> {
-    let all = &devices.devices;
-    let short = |view: &DeviceView| {
-        let id = &view.device.device.id;
-        let others: Vec<&str> = all
-            .iter()
-            .filter(|v| v.device.plugin == view.device.plugin && v.device.device.id != *id)
-            .map(|v| v.device.device.id.as_str())
-            .collect();
-        let is_own = |end: &usize| {
-            let beginning = &id[..*end];
-            *end >= SHORT
-                && !beginning.ends_with(['-', ':', '.'])
-                && !others.iter().any(|other| other.starts_with(beginning))
-        };
-        let ends = id.char_indices().map(|(at, _)| at);
-        let end = match id.chars().count() {
-            0..=12 => None,
-            _ => ends.into_iter().find(is_own),
-        };
-        printable(end.map_or(id.as_str(), |end| &id[..end]))
-    };
-    all.iter()
-        .map(|view| (view.device.name().to_string(), short(view)))
-        .collect()
 }

@@ -6,11 +6,15 @@
 //! with the age of what is old. Amounts stay integers; parts of a whole are millionths.
 
 mod devices;
+mod found;
+mod health;
+mod parts;
 mod rates;
 mod text;
 mod workloads;
 
-pub(super) use devices::{Bar, DeviceRow, Group, Kind, Segment};
+pub(super) use devices::{DeviceRow, Group, Kind};
+pub(super) use parts::{Bar, Segment};
 pub(super) use text::{bytes, clock, rounded, steady, used_of};
 pub(super) use workloads::WorkloadRow;
 
@@ -20,6 +24,7 @@ use crate::agent::events::Event;
 use crate::agent::{Devices, Samples};
 use crate::cli::output::printable;
 use crate::model::{Amount, Record, State};
+use found::Found;
 use rates::{Histories, Rates};
 
 /// Figures older than this are shown with their age.
@@ -105,7 +110,7 @@ pub(super) struct Model {
     /// Names of users.
     users: BTreeMap<u32, String>,
     agent: Agent,
-    devices: Part<Devices>,
+    devices: Part<Found>,
     workloads: Part<Vec<Record>>,
     samples: Part<Samples>,
     events: VecDeque<Event>,
@@ -189,7 +194,7 @@ impl Model {
     /// Takes in what was fetched. What is only said to the user is not of the model.
     pub(super) fn take(&mut self, news: News, now_ms: u64) {
         match news {
-            News::Devices(devices) => self.devices.take(devices, now_ms),
+            News::Devices(devices) => self.devices.take(devices.map(Found::new), now_ms),
             News::Workloads(workloads) => {
                 self.workloads.take(workloads, now_ms);
                 self.colour();
@@ -302,14 +307,12 @@ impl Model {
     }
 
     fn summary(&self) -> Vec<String> {
-        let Some(devices) = &self.devices.value else {
-            return vec![];
-        };
-        devices::summary(devices)
+        let found = self.devices.value.as_ref();
+        found.map_or_else(Vec::new, Found::summary)
     }
 
     fn problems(&self) -> Vec<String> {
-        let Some(devices) = &self.devices.value else {
+        let Some(Found { devices, .. }) = &self.devices.value else {
             return vec![];
         };
         let failed = devices.failed_plugins.iter().filter(|f| !f.absent);
@@ -324,7 +327,7 @@ impl Model {
         let parts = [
             (
                 self.devices.error.as_ref(),
-                self.devices.value.as_ref().map(|d| d.age_ms),
+                self.devices.value.as_ref().map(|f| f.devices.age_ms),
                 self.devices.age_ms(now_ms),
             ),
             (

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::devices::{Class, class};
-use super::{Age, CPU, Model, Tone, UTILIZATION, is_shown, millionths, sum};
+use super::found::Class;
+use super::{Age, CORES, CPU, MEMORY, Model, Tone, UTILIZATION, is_shown, key, millionths, sum};
 use crate::agent::WorkloadSample;
 use crate::cli::output::{printable, span, unit_of};
-use crate::model::{Amount, Record, State, format_amount};
+use crate::model::{Amount, Record, Slice, State, format_amount};
 
 /// A row of workloads.
 #[derive(Clone, Debug)]
@@ -100,7 +100,7 @@ impl Model {
     ) -> (Option<Amount>, Option<Amount>) {
         let measured = self.of_devices(sample, "memory_used_bytes", now_ms);
         let used = (!measured.is_empty()).then(|| sum(measured.into_iter()));
-        let Some(devices) = &self.devices.value else {
+        let Some(found) = &self.devices.value else {
             return (used, None);
         };
         let held: Vec<Amount> = record
@@ -108,7 +108,7 @@ impl Model {
             .iter()
             .filter(|s| !matches!(s.part.slot.as_str(), "cpu" | "mem"))
             .flat_map(|s| s.part.capacities.iter().map(move |(c, a)| (s, c, *a)))
-            .filter(|(s, capacity, _)| devices.unit(&s.plugin, capacity) == "byte")
+            .filter(|(s, capacity, _)| found.devices.unit(&s.plugin, capacity) == "byte")
             .map(|(_, _, amount)| amount)
             .collect();
         (used, (!held.is_empty()).then(|| sum(held.into_iter())))
@@ -136,20 +136,18 @@ impl Model {
 
     /// The rows of devices of which it holds a part.
     fn rows_of(&self, record: &Record) -> BTreeSet<String> {
-        let mut rows = BTreeSet::new();
-        let Some(devices) = &self.devices.value else {
-            return rows;
+        let Some(found) = &self.devices.value else {
+            return BTreeSet::new();
         };
-        for slice in &record.slices {
-            let name = slice.device();
-            let view = devices.devices.iter().find(|v| v.device.name() == name);
-            rows.insert(match view.map(|v| class(v, devices)) {
-                Some(Class::Cores) => super::CORES.to_owned(),
-                Some(Class::Memory) => super::MEMORY.to_owned(),
-                _ => name.to_string(),
-            });
-        }
-        rows
+        let row = |slice: &Slice| {
+            let key = key(&slice.plugin, &slice.part.device);
+            match found.class(&key) {
+                Some(Class::Cores) => CORES.to_owned(),
+                Some(Class::Memory) => MEMORY.to_owned(),
+                _ => key,
+            }
+        };
+        record.slices.iter().map(row).collect()
     }
 }
 
