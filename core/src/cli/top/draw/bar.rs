@@ -1,7 +1,7 @@
 //! A device as a bar: each holder's part in its colour, with its name where it fits.
 
 use ratatui::buffer::Buffer;
-use ratatui::style::Color;
+use ratatui::style::{Color, Style};
 
 use super::palette::{Palette, Weight};
 use super::{fitted, put};
@@ -60,7 +60,8 @@ pub(super) fn bar(
             true => Weight::Raised,
             false => Weight::Usual,
         };
-        let style = palette.part(segment.colour, weight);
+        // Whatever was there before.
+        let style = Style::reset().patch(palette.part(segment.colour, weight));
         let fill = match palette.has_grounds() {
             true => " ",
             false => FILLS[n % FILLS.len()],

@@ -340,8 +340,18 @@ impl DeviceRow {
 }
 
 impl Group {
-    /// A model that all have is the group's.
+    /// A model that all have is the group's; of partitions the rest of theirs is shown.
     fn join_models(&mut self) {
+        let mut of = None;
+        for row in &mut self.rows {
+            match (row.kind, &of, &row.model) {
+                (Kind::Partition, Some(whole), Some(model)) => {
+                    let rest = model.strip_prefix(whole).unwrap_or(model).trim();
+                    row.model = Some(rest.to_owned());
+                }
+                _ => of.clone_from(&row.model),
+            }
+        }
         let mut devices = self.rows.iter().filter(|r| r.kind == Kind::Device);
         let Some(first) = devices.next().map(|r| r.model.clone()) else {
             return;
@@ -379,7 +389,8 @@ impl Group {
 fn memory(view: &DeviceView, devices: &Devices) -> Option<Amount> {
     let mut all = view.usage.iter();
     let bytes = |(name, _): &(&String, &Usage)| devices.unit(&view.device.plugin, name) == "byte";
-    all.find(bytes).map(|(_, usage)| usage.total)
+    let total = all.find(bytes).map(|(_, usage)| usage.total);
+    total.filter(|total| !total.is_zero())
 }
 
 /// A core's hardware threads.

@@ -74,8 +74,9 @@ impl Model {
                 _ => parts.push((Some(holder.to_owned()), amount)),
             }
         }
-        let bar = self.bar(parts, usage.used, usable(usage), found);
-        (bar, Some(millionths(usage.used, usable(usage))))
+        let (used, all) = (usage.used, usable(usage));
+        let bar = self.bar(parts, used, all, found);
+        (bar, (!all.is_zero()).then(|| millionths(used, all)))
     }
 
     /// Partitions, where they lie.
