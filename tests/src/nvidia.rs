@@ -151,8 +151,10 @@ impl Nvidia {
     #[track_caller]
     #[must_use]
     pub fn warnings(&self) -> String {
-        let answer = self.divvy("--json devices").run().json();
-        answer["warnings"].to_string()
+        let answer = self.divvy("--json plugin list").run().json();
+        let plugins = answer["plugins"].as_array().expect("plugins").iter();
+        let cuda = plugins.filter(|plugin| plugin["name"] == "cuda");
+        cuda.map(|plugin| plugin["warnings"].to_string()).collect()
     }
 }
 

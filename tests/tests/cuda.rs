@@ -219,8 +219,13 @@ fn instances_are_right(described: &Description, gpu: &Gpu, devices: &[Value]) ->
         assert_eq!(attribute(device, "pci_address"), json!(gpu.pci));
         let memory = (profile.memory_mib * MIB).to_string();
         assert_eq!(device["capacities"]["memory"]["total"], json!(memory));
-        let of_profile = format!("mig-{}", first.profile);
-        assert_eq!(device["capacities"][of_profile]["total"], "1");
+        let of_profile = &device["partitioning"]["profiles"][0];
+        let slot = format!("cuda.mig-{}", first.profile);
+        assert_eq!(of_profile["slot"], json!(slot));
+        assert_eq!(of_profile["starts"], json!([0]));
+        let uses = json!({ "instance": "1", "memory": memory });
+        assert_eq!(of_profile["capacities"], uses);
+        assert_eq!(of_profile["serves"]["gpu.mem"], json!(memory));
         // The GPU's four nodes, the right to the GPU instance, and one to each compute
         // instance.
         let rights = device["nodes"].as_array().unwrap().iter();

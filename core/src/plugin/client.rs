@@ -383,7 +383,8 @@ impl Client {
         Ok(reply)
     }
 
-    /// Edits for slices of `devices`, checked.
+    /// Edits for slices of `devices`, checked. Partitions may be made only now, and with
+    /// them their nodes: what `devices` do not have is looked for anew.
     ///
     /// # Errors
     /// [`CallError`].
@@ -397,7 +398,14 @@ impl Client {
         let (edits, reserved) = self
             .call_then(Op::Prepare, request, self.deadline, with_reserved)
             .await?;
-        let checked = validate::edits(&edits, &request.slices, devices, &reserved);
+        let check = |devices: &BTreeMap<&str, &Device>| {
+            validate::edits(&edits, &request.slices, devices, &reserved)
+        };
+        let mut checked = check(devices);
+        if checked.is_err() && request.slices.iter().any(|slice| slice.start.is_some()) {
+            let now = self.discover().await?;
+            checked = check(&now.devices.iter().map(|d| (d.id.as_str(), d)).collect());
+        }
         self.believe(Op::Prepare, checked)?;
         Ok(edits)
     }
@@ -607,7 +615,7 @@ impl Client {
             .into());
         }
         let open = OpenRequest {
-            state: self.state(),
+            state: self.state().or_else(|| self.open.state.clone()),
             ..self.open.clone()
         };
         let _: () = self.exchange(host, Op::Open, &open, self.deadline).await?;

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use divvy_plugin::{
-    Device, Discovery, Edits, Held, Manifest, OpenRequest, PrepareRequest, ReleaseRequest,
-    RestoreRequest, StartedRequest,
+    Device, Discovery, Edits, Held, Manifest, PrepareRequest, ReleaseRequest, RestoreRequest,
+    StartedRequest,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
@@ -292,19 +292,14 @@ impl Drill {
 
     /// The agent's own side of a plugin, with crashes remembered nowhere.
     fn client(&self, bench: &Bench) -> Checked<Client> {
-        let Subject {
-            file, exe, config, ..
-        } = &bench.subject;
+        let Subject { file, exe, .. } = &bench.subject;
         let fd = file.fd.try_clone();
         let fd = fd.or_else(|e| wrong(format!("its file cannot be opened again: {e}")))?;
         let file = PluginFile {
             path: file.path.clone(),
             fd,
         };
-        let open = OpenRequest {
-            config: config.clone(),
-            ..OpenRequest::default()
-        };
+        let open = bench.open_request();
         Ok(Client::new(file, exe.clone(), open, self.deadline, None))
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use divvy_plugin::ConfigKey;
 
 use crate::error::Error;
+use crate::manage::{Manage, Policy};
 use crate::xid::{self, Overrides};
 
 /// The settings, checked.
@@ -26,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) xid: Overrides,
     /// How often all GPUs are asked how they are.
     pub(crate) look: Duration,
+    /// May MIG instances be made and unmade, and where?
+    pub(crate) manage: Manage,
 }
 
 /// The settings and what they do, for the manifest.
@@ -59,6 +62,14 @@ pub(crate) fn keys() -> Vec<ConfigKey> {
             "look_s",
             "how often an agent asks all GPUs how they are, seconds, 1 to 3600; default 5",
         ),
+        (
+            "mig",
+            "keep: MIG stays as it is (default); instances: make and unmake instances on GPUs that have it on; mode: also turn it on and off on idle GPUs",
+        ),
+        (
+            "mig_gpus",
+            "the GPUs for which cuda.mig is, by UUID or PCI address, with commas between them; default: all",
+        ),
     ]
     .map(|(name, summary)| ConfigKey {
         name: name.into(),
@@ -78,6 +89,7 @@ impl Config {
             require: true,
             xid: Overrides::new(),
             look: Duration::from_secs(5),
+            manage: Manage::default(),
         };
         for (key, value) in settings {
             match key.as_str() {
@@ -88,6 +100,8 @@ impl Config {
                 "require" => config.require = choice(key, value, ["ignore", "check"])?,
                 "xid" => config.xid = xid::overrides(value)?,
                 "look_s" => config.look = seconds(key, value)?,
+                "mig" => config.manage.policy = policy(value)?,
+                "mig_gpus" => config.manage.gpus = Some(names(value)),
                 _ => return Err(Error::UnknownKey(key.clone())),
             }
         }
@@ -96,6 +110,23 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+fn policy(value: &str) -> Result<Policy, Error> {
+    match value {
+        "keep" => Ok(Policy::Keep),
+        "instances" => Ok(Policy::Instances),
+        "mode" => Ok(Policy::Mode),
+        _ => Err(Error::Policy(value.to_owned())),
+    }
+}
+
+fn names(value: &str) -> Vec<String> {
+    let names = value.split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(Into::into)
+        .collect()
 }
 
 /// Which of two words it is: the second?
@@ -137,6 +168,12 @@ mod tests {
     fn settings() {
         assert!(parse("nvidia_smi", "yes").is_ok_and(|c| c.nvidia_smi && c.require));
         assert!(parse("require", "ignore").is_ok_and(|c| !c.require));
+        assert!(parse("mig", "mode").is_ok_and(|c| c.manage.policy == Policy::Mode));
+        let gpus = parse("mig_gpus", " GPU-1 ,,0000:01:00.0")
+            .unwrap()
+            .manage
+            .gpus;
+        assert_eq!(gpus.unwrap(), ["GPU-1", "0000:01:00.0"]);
         for (key, value) in [
             ("nvidia_smi", "1"),
             ("require", ""),
@@ -145,6 +182,7 @@ mod tests {
             ("xid", "79"),
             ("look_s", "0"),
             ("look_s", "5s"),
+            ("mig", "on"),
         ] {
             assert!(parse(key, value).is_err(), "{key}={value}");
         }

@@ -7,9 +7,12 @@ use divvy_plugin::{Amount, Attribute, Capacity, Device, Discovery, NodeId, NodeK
 use crate::conditions::{Condition, Kept, Now, settle};
 use crate::identity::{Found, identify};
 use crate::links::{Placed, links};
+use crate::manage::{Managed, undivided};
+use crate::mig::by_gpu_instance;
 use crate::nvml::{Gpu, Instance, Memory, NvLink, Reading, Virtualization};
+use crate::partition::Whole;
 use crate::root::{Majors, Root};
-use crate::slots::{MEMORY, TIME, WHOLE, share_quantum};
+use crate::slots::MEMORY;
 
 /// A device, and what containers need to use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,19 @@ pub(crate) struct Unit {
     pub(crate) gi: Option<u32>,
     /// The nodes that it needs, with their paths.
     pub(crate) nodes: Vec<(String, NodeId)>,
+    /// Of a GPU whose instances Divvy makes.
+    pub(crate) managed: Option<Managed>,
+}
+
+/// An instance that Divvy made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Carved {
+    /// The GPU's id.
+    pub(crate) gpu: String,
+    /// Where on it.
+    pub(crate) start: u32,
+    /// The agent does not know it as a device.
+    pub(crate) unit: Unit,
 }
 
 /// The whole machine.
@@ -32,6 +48,8 @@ pub(crate) struct Unit {
 pub(crate) struct Machine {
     /// GPUs, each with its MIG instances behind it.
     pub(crate) units: Vec<Unit>,
+    /// What Divvy made of those that it cuts.
+    pub(crate) carved: Vec<Carved>,
     /// The driver's version.
     pub(crate) driver: Option<String>,
     /// The version of CUDA that it serves.
@@ -41,6 +59,17 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// The unit that the agent knows by this id.
+    pub(crate) fn unit(&self, id: &str) -> Option<&Unit> {
+        self.units.iter().find(|unit| unit.device.id == id)
+    }
+
+    /// The instance that Divvy made there.
+    pub(crate) fn carved(&self, gpu: &str, start: u32) -> Option<&Unit> {
+        let there = |carved: &&Carved| carved.gpu == gpu && carved.start == start;
+        self.carved.iter().find(there).map(|carved| &carved.unit)
+    }
+
     /// For the agent.
     pub(crate) fn discovery(&self) -> Discovery {
         Discovery {
@@ -78,16 +107,34 @@ pub(crate) fn machine(root: &Root, reading: Reading, kept: &Kept) -> Machine {
         })
         .collect();
     let mut links = links(&placed);
-    let mut units = vec![];
+    let (mut units, mut carved) = (vec![], vec![]);
     for found in &gpus {
-        let mut unit = facts.gpu(found, &mut warnings);
+        let memory = in_hundredths(facts.memory(found, &mut warnings));
+        let whole = Whole {
+            memory: memory.total.saturating_sub(memory.reserved).whole_units(),
+            sms: multiprocessors(&found.gpu),
+        };
+        let mut unit = facts.gpu(found, memory, whole, &mut warnings);
         unit.device.links = links.remove(&found.id).unwrap_or_default();
-        let instances = facts.instances(found, &unit, &mut warnings);
+        if unit.managed.is_some() {
+            let made = facts.carved(found, &unit, whole, &mut warnings);
+            // They come and go with what is held of it.
+            for node in made.iter().flat_map(|made| &made.unit.device.nodes) {
+                if !unit.device.nodes.contains(node) {
+                    unit.device.nodes.push(*node);
+                }
+            }
+            carved.extend(made);
+            units.push(unit);
+            continue;
+        }
+        let instances = facts.instances(found, &unit, whole, &mut warnings);
         units.push(unit);
         units.extend(instances);
     }
     Machine {
         units,
+        carved,
         driver: reading.driver,
         cuda: reading.cuda,
         warnings,
@@ -117,37 +164,33 @@ pub(crate) struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    fn gpu(&self, found: &Found, warnings: &mut Vec<String>) -> Unit {
+    fn gpu(
+        &self,
+        found: &Found,
+        memory: Capacity,
+        whole: Whole,
+        warnings: &mut Vec<String>,
+    ) -> Unit {
         let gpu = &found.gpu;
         let nodes = self.gpu_nodes(found, warnings);
-        let memory = self.memory(found, warnings);
-        let whole = Instance {
-            sms: multiprocessors(gpu),
+        let all = Instance {
+            sms: whole.sms,
             ..Instance::default()
         };
         let cut = gpu.mig.is_some_and(|mig| mig.on);
         let mut device = Device {
             numa_node: self.root.numa_node(&found.address),
             health: self.health(found, &nodes),
-            attributes: self.attributes(found, "", &whole),
+            attributes: self.attributes(found, "", &all),
             nodes: nodes.iter().map(|(_, node)| *node).collect(),
             processes: computing(gpu, None),
             ..Device::new(&found.id, "gpu", &found.model)
         };
-        if !cut {
-            device.capacities = [
-                (WHOLE.to_owned(), Capacity::of(Amount::ONE)),
-                (MEMORY.to_owned(), in_hundredths(memory)),
-            ]
-            .into();
-            // Of an exclusive one the second holder of a share would have nothing.
-            if !gpu.exclusive {
-                let time = Capacity {
-                    step: Some(share_quantum()),
-                    ..Capacity::of(Amount::ONE)
-                };
-                device.capacities.insert(TIME.into(), time);
-            }
+        if let Some(managed) = &gpu.managed {
+            managed.offer(&mut device, memory, whole, gpu.exclusive);
+        } else if !cut {
+            device.capacities = undivided(gpu.exclusive).into_iter().collect();
+            device.capacities.insert(MEMORY.into(), memory);
         }
         Unit {
             visible: found.uuid.clone().into_iter().collect(),
@@ -155,7 +198,29 @@ impl Facts<'_> {
             gi: None,
             device,
             nodes,
+            managed: gpu.managed.clone(),
         }
+    }
+
+    /// The instances that Divvy made of a GPU.
+    fn carved(
+        &self,
+        found: &Found,
+        gpu: &Unit,
+        whole: Whole,
+        warnings: &mut Vec<String>,
+    ) -> Vec<Carved> {
+        let devices = by_gpu_instance(&found.gpu.instances);
+        let ours = found.gpu.managed.iter().flat_map(|managed| &managed.ours);
+        ours.filter_map(|instance| {
+            let devices = devices.get(&instance.id)?;
+            Some(Carved {
+                gpu: found.id.clone(),
+                start: instance.start,
+                unit: self.instance(found, gpu, instance.id, devices, whole, warnings)?,
+            })
+        })
+        .collect()
     }
 
     /// A GPU's own node, and those that all share.
@@ -290,14 +355,18 @@ impl Facts<'_> {
     }
 }
 
-/// The programs on a GPU that is not cut, or on one of its GPU instances.
+/// The programs on one of a GPU's instances, or on what of a GPU is handed out as its own:
+/// all of it, or, where it is cut on demand, the instances that we made.
 pub(crate) fn computing(gpu: &Gpu, gi: Option<u32>) -> Vec<u32> {
-    if gi.is_none() && gpu.mig.is_some_and(|mig| mig.on) {
-        return vec![];
-    }
+    let cut = gi.is_none() && gpu.mig.is_some_and(|mig| mig.on);
+    let ours = gpu.managed.iter().flat_map(|managed| &managed.ours);
+    let ours: Vec<Option<u32>> = match cut {
+        true => ours.map(|instance| Some(instance.id)).collect(),
+        false => vec![gi],
+    };
     let all = gpu.vitals.computing.iter().flatten();
     let mut pids: Vec<u32> = all
-        .filter(|(pid, on)| *on == gi && *pid != 0)
+        .filter(|(pid, on)| ours.contains(on) && *pid != 0)
         .map(|(pid, _)| *pid)
         .collect();
     pids.dedup();

@@ -72,6 +72,9 @@ pub(crate) enum Error {
         /// What it was set to.
         value: String,
     },
+    /// A setting with three values and none of them.
+    #[error("cuda.mig={0}: it is keep, instances or mode")]
+    Policy(String),
     /// The root folder.
     #[error("cuda.root={0}: there is no such folder")]
     NoRoot(String),
@@ -137,23 +140,110 @@ pub(crate) enum Error {
         /// What to do.
         remedy: &'static str,
     },
+    /// Nowhere to write down what is made.
+    #[error(
+        "cuda.mig is set, and there is no folder in which to keep what is made for whom; give Divvy a state folder that it can write, or set cuda.mig=keep"
+    )]
+    NoState,
+    /// The file of what was made for whom.
+    #[error(
+        "{path}, which says for whom MIG instances were made, cannot be used: {why}; repair it, or compare `nvidia-smi mig -lgi` with `divvy ps`, remove what nobody holds, then the file"
+    )]
+    Journal {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Another process changes MIG.
+    #[error("another Divvy is changing MIG and does not finish; try again")]
+    Turn,
+    /// MIG cannot be turned on or off under somebody's feet.
+    #[error("MIG of {gpu} cannot be turned {to}: {why}")]
+    Switch {
+        /// The GPU.
+        gpu: String,
+        /// On or off.
+        to: &'static str,
+        /// Who is in the way.
+        why: String,
+    },
+    /// The driver does not do it.
+    #[error("{what} of {gpu} cannot be {done}: {why}")]
+    Carve {
+        /// The GPU.
+        gpu: String,
+        /// What of it.
+        what: String,
+        /// `made` or `removed`.
+        done: &'static str,
+        /// The driver's words.
+        why: String,
+    },
+    /// Somebody else made something there meanwhile.
+    #[error(
+        "{slot}: the place {start} of {gpu} is taken by a MIG instance that is not Divvy's; try again"
+    )]
+    Taken {
+        /// The slot.
+        slot: String,
+        /// The GPU.
+        gpu: String,
+        /// The memory slice.
+        start: u32,
+    },
+    /// Processes are still there.
+    #[error("{device} is still in use by {who}; it is free when they have ended")]
+    InUse {
+        /// The device.
+        device: String,
+        /// Which processes.
+        who: String,
+    },
+    /// Nothing can be said of a GPU now.
+    #[error("whether {what} of {gpu} is still there cannot be told: {why}")]
+    Unknown {
+        /// The GPU.
+        gpu: String,
+        /// What of it.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// It went wrong, and so did taking it back.
+    #[error("{error}; {left}")]
+    Left {
+        /// What went wrong first.
+        error: Box<Error>,
+        /// What is left of it.
+        left: String,
+    },
 }
 
 impl From<Error> for PluginError {
     fn from(error: Error) -> Self {
-        let code = match error {
+        let code = match &error {
+            Error::Left { error, .. } => Self::from((**error).clone()).code,
+            Error::Turn | Error::Switch { .. } | Error::Taken { .. } | Error::InUse { .. } => {
+                ErrorCode::Busy
+            }
             Error::NoLibrary(_) | Error::NotLoaded | Error::NoDevice { .. } => ErrorCode::Absent,
             Error::BadLibrary { .. }
             | Error::Untrusted(_)
             | Error::Mismatch { .. }
             | Error::Init(_)
             | Error::Count(_)
+            | Error::Journal { .. }
+            | Error::Carve { .. }
+            | Error::Unknown { .. }
             | Error::Ill { .. } => ErrorCode::Driver,
             Error::NoCuda(_) | Error::NoSmi(_) | Error::Requires { .. } => ErrorCode::Unsupported,
             Error::BadXid(_)
             | Error::Seconds { .. }
             | Error::UnknownKey(_)
             | Error::Choice { .. }
+            | Error::Policy(_)
+            | Error::NoState
             | Error::NoRoot(_)
             | Error::NoSlices
             | Error::UnknownSlot(_)

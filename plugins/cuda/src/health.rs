@@ -71,7 +71,8 @@ impl Facts<'_> {
             ));
         }
         if let Some(mig) = gpu.mig
-            && (mig.on != mig.pending || mig.on && gpu.instances.is_empty())
+            && (mig.on != mig.pending
+                || mig.on && gpu.instances.is_empty() && gpu.managed.is_none())
         {
             let reason = match (mig.on, mig.pending) {
                 (true, true) => "MIG is on and it has no instances: nvidia-smi mig -cgi PROFILE -C",

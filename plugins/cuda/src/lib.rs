@@ -20,24 +20,31 @@
 
 #![deny(unsafe_code)]
 
+mod carve;
 mod conditions;
 mod config;
+mod demand;
 mod discover;
 mod error;
 mod ffi;
 mod health;
 mod identity;
+mod journal;
 mod kmsg;
+mod layout;
 mod libraries;
 mod links;
 mod listen;
+mod manage;
 mod mig;
 mod nvml;
+mod partition;
 mod prepare;
 mod require;
 mod root;
 mod sample;
 mod slots;
+mod users;
 mod watch;
 mod xid;
 
@@ -48,11 +55,15 @@ use divvy_plugin::{
     Discovery, Edits, Manifest, OpenRequest, Plugin, PluginError, PrepareRequest, ReleaseRequest,
     RestoreRequest, Samples, WatchReply, WatchRequest,
 };
+use nvml_wrapper::Nvml;
 
 use conditions::Kept;
 use config::Config;
-use discover::Machine;
+use demand::Demand;
+use discover::{Machine, Unit};
 use error::Error;
+use journal::{Entry, Store};
+use manage::Written;
 use prepare::Grant;
 use root::Root;
 use sample::Names;
@@ -66,6 +77,7 @@ pub struct CudaPlugin {
     kept: Kept,
     watching: Mutex<Watching>,
     names: Mutex<Option<Names>>,
+    demand: Demand,
 }
 
 /// The driver's libraries, as they are now.
@@ -92,12 +104,29 @@ impl CudaPlugin {
     /// open, and a GPU that is open can be neither reset nor cut by anybody.
     fn machine(&self, libraries: &Libraries) -> Result<Machine, Error> {
         self.same_version(libraries)?;
+        let store = self.demand.managing();
+        let _look = store.and_then(Store::look);
+        let entries = store.map_or(Ok(vec![]), Store::entries);
         let nvml = nvml::start(&self.root, &libraries.nvml)?;
-        Ok(discover::machine(
-            &self.root,
-            nvml::read(&nvml)?,
-            &self.kept,
-        ))
+        self.read(&nvml, entries)
+    }
+
+    /// What NVML says of the machine; `entries` is what is written.
+    fn read(&self, nvml: &Nvml, entries: Result<Vec<Entry>, Error>) -> Result<Machine, Error> {
+        let mut reading = nvml::read(nvml)?;
+        let (entries, damage) = match entries {
+            Ok(entries) => (entries, None),
+            Err(error) => (vec![], Some(error.to_string())),
+        };
+        reading.warnings.extend(damage);
+        let (boot, _) = self.root.boot();
+        let written = Written {
+            entries: &entries,
+            boot: &boot,
+            is_held: &|entry| self.demand.is_held(entry),
+        };
+        manage::read(nvml, &mut reading, self.demand.manage(), written);
+        Ok(discover::machine(&self.root, reading, &self.kept))
     }
 
     /// Libraries of another version than the kernel's part fail in the container,
@@ -118,6 +147,42 @@ impl CudaPlugin {
             }
         }
         Ok(())
+    }
+
+    /// Checks what is asked for against what the image needs and the driver has; the
+    /// libraries, and `nvidia-smi` where it is wanted.
+    fn suits(
+        &self,
+        request: &PrepareRequest,
+        machine: &Machine,
+        units: &[&Unit],
+        found: &Libraries,
+    ) -> Result<(PathBuf, Option<PathBuf>), Error> {
+        if self.config.require {
+            let facts = require::Facts {
+                driver: machine.driver.as_deref(),
+                cuda: machine.cuda.as_deref(),
+                units,
+            };
+            require::check(&request.image_env, &facts)?;
+        }
+        let driver = || machine.driver.clone().unwrap_or_else(|| "unknown".into());
+        let cuda = found.cuda.clone().ok_or_else(|| Error::NoCuda(driver()))?;
+        let smi = self.config.nvidia_smi.then(|| self.smi()).transpose()?;
+        Ok((cuda, smi))
+    }
+
+    /// What a container needs of the machine as it is.
+    fn edits(
+        &self,
+        request: &PrepareRequest,
+        machine: &Machine,
+        found: &Libraries,
+    ) -> Result<Edits, Error> {
+        let grant = Grant::check(&request.slices, machine)?;
+        let (cuda, smi) = self.suits(request, machine, &grant.units(), found)?;
+        let libraries = libraries::driver(&self.root, &[&cuda, &found.nvml]);
+        Ok(prepare::edits(&grant, self.root.access(), libraries, smi))
     }
 
     fn smi(&self) -> Result<PathBuf, Error> {
@@ -153,8 +218,10 @@ impl Plugin for CudaPlugin {
     /// Touches nothing: what is held must be released even where the driver is gone.
     fn open(request: &OpenRequest) -> Result<Self, PluginError> {
         let config = Config::parse(&request.config)?;
+        let root = Root::new(&config.root);
         Ok(Self {
-            root: Root::new(&config.root),
+            demand: Demand::new(&config, &root, request.state.as_deref())?,
+            root,
             config,
             kept: Kept::in_folder(request.state.as_deref()),
             watching: Mutex::default(),
@@ -174,32 +241,24 @@ impl Plugin for CudaPlugin {
 
     /// Reads the machine anew: instances come and go.
     fn prepare(&self, request: &PrepareRequest) -> Result<Edits, PluginError> {
+        if let Some(store) = self.demand.managing() {
+            return Ok(self.make(request, store)?);
+        }
         let found = self.libraries()?;
         let machine = self.machine(&found)?;
-        let grant = Grant::check(&request.slices, &machine)?;
-        let units = grant.units();
-        if self.config.require {
-            let facts = require::Facts {
-                driver: machine.driver.as_deref(),
-                cuda: machine.cuda.as_deref(),
-                units: &units,
-            };
-            require::check(&request.image_env, &facts)?;
-        }
-        let driver = || machine.driver.clone().unwrap_or_else(|| "unknown".into());
-        let cuda = found.cuda.as_ref().ok_or_else(|| Error::NoCuda(driver()))?;
-        let smi = self.config.nvidia_smi.then(|| self.smi()).transpose()?;
-        let libraries = libraries::driver(&self.root, &[cuda, &found.nvml]);
-        Ok(prepare::edits(&grant, self.root.access(), libraries, smi))
+        Ok(self.edits(request, &machine, &found)?)
     }
 
-    /// Nothing to undo: `prepare` changes nothing on the machine.
-    fn release(&self, _: &ReleaseRequest) -> Result<(), PluginError> {
-        Ok(())
+    /// Undoes what `prepare` changed on the machine, in whichever host that was.
+    fn release(&self, request: &ReleaseRequest) -> Result<(), PluginError> {
+        Ok(self.unmake(request)?)
     }
 
-    /// Nothing to learn: no state is kept by allocation.
-    fn restore(&self, _: &RestoreRequest) -> Result<(), PluginError> {
+    /// Whoever is not among these, and was not prepared since, holds nothing.
+    fn restore(&self, request: &RestoreRequest) -> Result<(), PluginError> {
+        let allocations = request.allocations.iter();
+        self.demand
+            .remember(allocations.map(|held| &held.allocation));
         Ok(())
     }
 

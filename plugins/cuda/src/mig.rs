@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use divvy_plugin::{Amount, Capacity, Device, Health, HealthState};
+use divvy_plugin::{Amount, Capacity, Device, Health, HealthState, NodeId, Partitioning, Profile};
 
 use crate::discover::{Facts, Unit, char_node, computing};
 use crate::identity::Found;
 use crate::nvml::{Instance, Memory};
-use crate::slots::{INSTANCE, MEMORY, capacity_of};
+use crate::partition::{Whole, serves};
+use crate::slots::{INSTANCE, MEMORY, slot_of};
 
 impl Facts<'_> {
     /// The GPU instances of a GPU with MIG on. What is handed out is a GPU instance:
@@ -16,17 +17,14 @@ impl Facts<'_> {
         &self,
         found: &Found,
         gpu: &Unit,
+        whole: Whole,
         warnings: &mut Vec<String>,
     ) -> Vec<Unit> {
-        let mut by_gi: BTreeMap<u32, Vec<&Instance>> = BTreeMap::new();
-        for instance in &found.gpu.instances {
-            by_gi.entry(instance.gi).or_default().push(instance);
-        }
+        let by_gi = by_gpu_instance(&found.gpu.instances);
         let mut units: Vec<Unit> = by_gi
             .into_iter()
-            .filter_map(|(gi, mut instances)| {
-                instances.sort_by_key(|instance| instance.ci);
-                self.instance(found, gpu, gi, &instances, warnings)
+            .filter_map(|(gi, instances)| {
+                self.instance(found, gpu, gi, &instances, whole, warnings)
             })
             .collect();
         // Of those that serve a request alike the first one is taken: rather a small one.
@@ -39,12 +37,14 @@ impl Facts<'_> {
         units
     }
 
-    fn instance(
+    /// One of them, of which these are all compute instances.
+    pub(crate) fn instance(
         &self,
         found: &Found,
         gpu: &Unit,
         gi: u32,
         instances: &[&Instance],
+        whole: Whole,
         warnings: &mut Vec<String>,
     ) -> Option<Unit> {
         let first = instances.first()?;
@@ -56,18 +56,7 @@ impl Facts<'_> {
             "unknown".into()
         });
         let mut nodes = gpu.nodes.clone();
-        let mut rights = BTreeMap::new();
-        for instance in instances {
-            let gpu = found.minor;
-            let minors = gpu.and_then(|gpu| self.root.mig_minors(gpu, gi, instance.ci));
-            let major = self.majors.and_then(|majors| majors.caps);
-            if let (Some((of_gi, of_ci)), Some(major)) = (minors, major) {
-                for minor in [of_gi, of_ci] {
-                    let path = format!("/dev/nvidia-caps/nvidia-cap{minor}");
-                    rights.insert(path, char_node(major, minor));
-                }
-            }
-        }
+        let rights = self.rights(found, gi, instances);
         // The rights to the GPU instance, and to each compute instance.
         let closed = rights.len() <= instances.len();
         let health = match gpu.device.health.state {
@@ -79,24 +68,34 @@ impl Facts<'_> {
         };
         nodes.extend(rights);
         let names: Vec<String> = instances.iter().filter_map(|i| i.uuid.clone()).collect();
-        let whole = Instance {
+        let all = Instance {
             sms: instances.iter().map(|i| i.sms).sum(),
             ..(*first).clone()
         };
-        let mut capacities = BTreeMap::from([
-            (INSTANCE.to_owned(), Capacity::of(Amount::ONE)),
-            (capacity_of(&profile), Capacity::of(Amount::ONE)),
-        ]);
+        let mut has = BTreeMap::from([(INSTANCE.to_owned(), Amount::ONE)]);
         if let Some(total) = first.memory {
-            capacities.insert(MEMORY.into(), Capacity::of(Amount::from_units(total)));
+            has.insert(MEMORY.into(), Amount::from_units(total));
         }
+        // One partition, which is there already.
+        let partitioning = slot_of(&profile).map(|slot| Partitioning {
+            positions: 1,
+            profiles: vec![Profile {
+                slot,
+                size: 1,
+                starts: vec![0],
+                capacities: has.clone(),
+                serves: serves(first.memory, all.sms, whole),
+            }],
+        });
+        let capacities = has.into_iter().map(|(name, n)| (name, Capacity::of(n)));
         let id = names.first().cloned();
         Some(Unit {
             device: Device {
                 numa_node: gpu.device.numa_node,
                 health,
-                attributes: self.attributes(found, &profile, &whole),
-                capacities,
+                attributes: self.attributes(found, &profile, &all),
+                capacities: capacities.collect(),
+                partitioning,
                 nodes: nodes.iter().map(|(_, node)| *node).collect(),
                 parent: Some(found.id.clone()),
                 processes: computing(&found.gpu, Some(gi)),
@@ -110,23 +109,68 @@ impl Facts<'_> {
             address: found.address.clone(),
             gi: Some(gi),
             nodes,
+            managed: None,
         })
+    }
+
+    /// The nodes that are the rights to a GPU instance and to its compute instances.
+    pub(crate) fn rights(
+        &self,
+        found: &Found,
+        gi: u32,
+        instances: &[&Instance],
+    ) -> BTreeMap<String, NodeId> {
+        let mut rights = BTreeMap::new();
+        for instance in instances {
+            let gpu = found.minor;
+            let minors = gpu.and_then(|gpu| self.root.mig_minors(gpu, gi, instance.ci));
+            let major = self.majors.and_then(|majors| majors.caps);
+            if let (Some((of_gi, of_ci)), Some(major)) = (minors, major) {
+                for minor in [of_gi, of_ci] {
+                    let path = format!("/dev/nvidia-caps/nvidia-cap{minor}");
+                    rights.insert(path, char_node(major, minor));
+                }
+            }
+        }
+        rights
     }
 }
 
+/// MIG devices by the GPU instance that they are in, each as its compute instances are
+/// numbered.
+pub(crate) fn by_gpu_instance(instances: &[Instance]) -> BTreeMap<u32, Vec<&Instance>> {
+    let mut by_gi: BTreeMap<u32, Vec<&Instance>> = BTreeMap::new();
+    for instance in instances {
+        by_gi.entry(instance.gi).or_default().push(instance);
+    }
+    for instances in by_gi.values_mut() {
+        instances.sort_by_key(|instance| instance.ci);
+    }
+    by_gi
+}
+
 /// The profile of a GPU instance: from the MIG device's name (`… MIG 1c.3g.40gb`: the
-/// part before the `g` is the compute instance's); else by NVIDIA's rule: eighths of
-/// the GPU's memory, in whole GB.
+/// part before the `g` is the compute instance's); else by NVIDIA's rule.
 fn profile(instance: &Instance, gpu: Option<Memory>) -> Option<String> {
-    if let Some((_, profile)) = instance.name.as_ref().and_then(|n| n.rsplit_once("MIG ")) {
-        let profile = profile.trim();
+    if let Some(profile) = without_prefix(instance.name.as_deref()) {
         let whole = match profile.split_once('.') {
-            Some((part, rest)) if part.ends_with('c') => rest,
+            Some((part, rest)) if part.ends_with('c') => rest.to_owned(),
             _ => profile,
         };
-        return Some(whole.to_owned());
+        return Some(whole);
     }
-    let (slices, memory, total) = (instance.gi_slices?, instance.memory?, gpu?.total);
+    name_of(instance.gi_slices?, instance.memory?, gpu)
+}
+
+/// What NVML's names have behind `MIG `.
+pub(crate) fn without_prefix(name: Option<&str>) -> Option<String> {
+    let (_, name) = name?.rsplit_once("MIG ")?;
+    Some(name.trim().to_owned())
+}
+
+/// NVIDIA's rule for names: eighths of the GPU's memory, in whole GB.
+pub(crate) fn name_of(slices: u32, memory: u64, gpu: Option<Memory>) -> Option<String> {
+    let total = gpu?.total;
     if slices == 0 || total == 0 {
         return None;
     }

@@ -19,6 +19,7 @@ use nvml_wrapper_sys::bindings::NVML_NVLINK_MAX_LINKS;
 use crate::error::Error;
 use crate::ffi;
 use crate::libraries;
+use crate::manage::Managed;
 use crate::root::{Root, is_uuid};
 
 pub(crate) use vitals::{Action, Vitals, processes};
@@ -61,6 +62,8 @@ pub(crate) struct Gpu {
     /// `None`: the GPU has no MIG.
     pub(crate) mig: Option<Mig>,
     pub(crate) instances: Vec<Instance>,
+    /// What Divvy may make of it; asked for by [`crate::manage`].
+    pub(crate) managed: Option<Managed>,
     pub(crate) nvlinks: Vec<NvLink>,
     pub(crate) nvlink_version: Option<u32>,
     pub(crate) pcie_generation: Option<u32>,

@@ -9,7 +9,7 @@ use crate::discover::{Machine, Unit};
 use crate::error::Error;
 use crate::root::Access;
 use crate::slots::{
-    COMPUTE, DEVICE, MEM, MEMORY, SHARES, TIME, WHOLE, instance_capacity, share_quantum,
+    COMPUTE, DEVICE, INSTANCE, MEM, MEMORY, MIG, SHARES, TIME, WHOLE, is_of_profile, share_quantum,
 };
 
 /// Where containers have the driver's libraries. No image has anything there, so
@@ -20,38 +20,37 @@ pub(crate) const LIBRARIES: &str = "/usr/local/lib/divvy/cuda";
 /// once, in the order of the bus, with what was granted of it.
 pub(crate) struct Grant<'a>(Vec<Granted<'a>>);
 
-/// A unit, and how much of each of its capacities.
-type Granted<'a> = (&'a Unit, BTreeMap<String, Amount>);
+struct Granted<'a> {
+    unit: &'a Unit,
+    /// What the agent calls the device: of an instance that was made for this, its GPU.
+    device: &'a str,
+    /// How much of each of its capacities.
+    amounts: BTreeMap<String, Amount>,
+}
 
 impl<'a> Grant<'a> {
-    /// Checks them.
-    pub(crate) fn check(slices: &[Slice], machine: &'a Machine) -> Result<Self, Error> {
+    /// Checks them. Instances that are to be made for them are made.
+    pub(crate) fn check(slices: &'a [Slice], machine: &'a Machine) -> Result<Self, Error> {
         if slices.is_empty() {
             return Err(Error::NoSlices);
         }
         let mut units: BTreeMap<(&str, &str), Granted<'a>> = BTreeMap::new();
         for slice in slices {
-            let unit = machine
-                .units
-                .iter()
-                .find(|unit| unit.device.id == slice.device);
-            let unit = unit.ok_or_else(|| Error::NoDevice {
-                slot: slice.slot.clone(),
-                device: slice.device.clone(),
-            })?;
-            check(slice, unit)?;
-            if let (HealthState::Unhealthy, why) =
-                (unit.device.health.state, &unit.device.health.reason)
-            {
-                return Err(Error::Ill {
-                    device: unit.device.id.clone(),
-                    why: why.clone().unwrap_or_default(),
-                });
-            }
+            let unit = match (asked(slice, machine)?, slice.start) {
+                (unit, Some(start)) if unit.managed.is_some() => {
+                    let carved = machine.carved(&slice.device, start);
+                    healthy(carved.ok_or_else(|| not_offered(slice))?)?
+                }
+                (unit, _) => unit,
+            };
             let key = (unit.address.as_str(), unit.device.id.as_str());
-            let (_, granted) = units.entry(key).or_insert_with(|| (unit, BTreeMap::new()));
+            let granted = units.entry(key).or_insert_with(|| Granted {
+                unit,
+                device: &slice.device,
+                amounts: BTreeMap::new(),
+            });
             for (capacity, amount) in &slice.capacities {
-                let sum = granted.entry(capacity.clone()).or_default();
+                let sum = granted.amounts.entry(capacity.clone()).or_default();
                 *sum = sum.checked_add(*amount).unwrap_or(Amount::MAX);
             }
         }
@@ -60,30 +59,50 @@ impl<'a> Grant<'a> {
 
     /// The units.
     pub(crate) fn units(&self) -> Vec<&'a Unit> {
-        self.0.iter().map(|(unit, _)| *unit).collect()
+        self.0.iter().map(|granted| granted.unit).collect()
+    }
+}
+
+/// The unit that a slice is of, if it offers that and is well.
+pub(crate) fn asked<'a>(slice: &Slice, machine: &'a Machine) -> Result<&'a Unit, Error> {
+    let unit = machine.unit(&slice.device).ok_or_else(|| Error::NoDevice {
+        slot: slice.slot.clone(),
+        device: slice.device.clone(),
+    })?;
+    check(slice, unit)?;
+    healthy(unit)
+}
+
+fn healthy(unit: &Unit) -> Result<&Unit, Error> {
+    match (unit.device.health.state, &unit.device.health.reason) {
+        (HealthState::Unhealthy, why) => Err(Error::Ill {
+            device: unit.device.id.clone(),
+            why: why.clone().unwrap_or_default(),
+        }),
+        _ => Ok(unit),
     }
 }
 
 fn check(slice: &Slice, unit: &Unit) -> Result<(), Error> {
     let device = &unit.device;
-    let needs = match slice.slot.as_str() {
-        DEVICE => vec![WHOLE.to_owned()],
-        SHARES => vec![MEMORY.to_owned(), TIME.to_owned()],
-        MEM => vec![MEMORY.to_owned()],
-        COMPUTE => vec![TIME.to_owned()],
-        slot => match instance_capacity(slot) {
-            Some(capacity) => vec![capacity],
-            None => return Err(Error::UnknownSlot(slot.to_owned())),
-        },
+    let has = |capacity: &str| device.capacities.contains_key(capacity);
+    let offered = match slice.slot.as_str() {
+        DEVICE => has(WHOLE),
+        SHARES => has(MEMORY) && has(TIME),
+        MEM => has(MEMORY),
+        COMPUTE => has(TIME),
+        MIG => has(INSTANCE),
+        slot if is_of_profile(slot) => {
+            let mut profiles = device.partitioning.iter().flat_map(|p| &p.profiles);
+            profiles.any(|profile| {
+                let starts = |start| profile.starts.contains(&start);
+                profile.slot == slot && slice.start.is_some_and(starts)
+            })
+        }
+        slot => return Err(Error::UnknownSlot(slot.to_owned())),
     };
-    if needs
-        .iter()
-        .any(|need| !device.capacities.contains_key(need))
-    {
-        return Err(Error::NotOffered {
-            slot: slice.slot.clone(),
-            device: device.id.clone(),
-        });
+    if !offered {
+        return Err(not_offered(slice));
     }
     let amount = slice.amount;
     let fits = match slice.slot.as_str() {
@@ -101,6 +120,13 @@ fn check(slice: &Slice, unit: &Unit) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+fn not_offered(slice: &Slice) -> Error {
+    Error::NotOffered {
+        slot: slice.slot.clone(),
+        device: slice.device.clone(),
+    }
 }
 
 /// What the container needs. `libraries` are the driver's, by name; `smi` is the
@@ -141,13 +167,13 @@ fn env(grant: &Grant<'_>) -> Vec<EnvVar> {
     let parts: Vec<String> = grant
         .0
         .iter()
-        .map(|(unit, granted)| {
+        .map(|Granted { unit, amounts, .. }| {
             let parts = [MEMORY, TIME].into_iter().filter_map(|capacity| {
-                // Of an instance, all that it has.
-                let whole = || Some(unit.device.capacities.get(capacity)?.total);
-                let part = granted.get(capacity).copied();
-                let instance = unit.device.parent.is_some();
-                let amount = part.or_else(|| whole().filter(|_| instance))?;
+                // Of an instance, all that the driver says it has.
+                let amount = match unit.device.parent {
+                    Some(_) => unit.device.capacities.get(capacity)?.total,
+                    None => *amounts.get(capacity)?,
+                };
                 Some(format!("{capacity}:{amount}"))
             });
             let parts: Vec<String> = parts.collect();
@@ -177,12 +203,12 @@ fn env(grant: &Grant<'_>) -> Vec<EnvVar> {
 /// Each node once, in the name of the first unit that has it.
 fn nodes(grant: &Grant<'_>, access: Access) -> Vec<DeviceNode> {
     let mut nodes: BTreeMap<&str, DeviceNode> = BTreeMap::new();
-    for unit in grant.units() {
+    for Granted { unit, device, .. } in &grant.0 {
         for (path, id) in &unit.nodes {
             // Rights to MIG instances are read-only files of everybody's.
             let right = path.starts_with("/dev/nvidia-caps/");
             nodes.entry(path).or_insert_with(|| DeviceNode {
-                device: unit.device.id.clone(),
+                device: (*device).to_owned(),
                 path: path.clone(),
                 kind: id.kind,
                 major: id.major,

@@ -208,6 +208,19 @@ impl Root {
         ))
     }
 
+    /// This boot of the machine: its id, and how long ago it was, ms.
+    pub(crate) fn boot(&self) -> (String, u64) {
+        // A simulated machine's is this one's.
+        let read = |path: &str| {
+            let real = || fs::read_to_string(Path::new("/").join(path)).ok();
+            self.text(path).or_else(real).unwrap_or_default()
+        };
+        let id = read("proc/sys/kernel/random/boot_id").trim().to_owned();
+        let up = read("proc/uptime");
+        let seconds = up.split('.').next().and_then(|s| s.parse::<u64>().ok());
+        (id, seconds.unwrap_or(0).saturating_mul(1000))
+    }
+
     /// How the driver makes its nodes.
     pub(crate) fn access(&self) -> Access {
         let text = self.text("proc/driver/nvidia/params").unwrap_or_default();

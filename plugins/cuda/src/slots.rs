@@ -13,7 +13,7 @@ pub(crate) const COMPUTE: &str = "cuda.compute";
 /// MIG instances of whatever profile.
 pub(crate) const MIG: &str = "cuda.mig";
 /// MIG instances of one profile: this and the profile's name.
-pub(crate) const MIG_OF: &str = "cuda.mig-";
+const MIG_OF: &str = "cuda.mig-";
 
 /// What every GPU that is not cut has one of.
 pub(crate) const WHOLE: &str = "device";
@@ -21,8 +21,15 @@ pub(crate) const WHOLE: &str = "device";
 pub(crate) const MEMORY: &str = "memory";
 /// Computing time that may be shared; 1 is all of it.
 pub(crate) const TIME: &str = "compute";
-/// What every MIG instance has one of; and one of `mig-PROFILE`.
+/// What every MIG instance has one of.
 pub(crate) const INSTANCE: &str = "instance";
+/// Compute slices of a GPU that is cut on demand.
+pub(crate) const SLICES: &str = "slices";
+
+/// The classes of slots: what people ask for who do not care for the vendor.
+pub(crate) const CLASS: &str = "gpu";
+pub(crate) const CLASS_MEM: &str = "gpu.mem";
+pub(crate) const CLASS_COMPUTE: &str = "gpu.compute";
 
 /// The profiles of the parts that have MIG (MIG User Guide, "Supported MIG
 /// Profiles"). A manifest is constant, so those of parts that are not in the machine
@@ -71,7 +78,7 @@ pub(crate) fn slots() -> Vec<Slot> {
     let mut slots = vec![
         Slot {
             summary: "whole GPUs".into(),
-            class: "gpu".into(),
+            class: CLASS.into(),
             mode: Some("whole".into()),
             draws: vec![Draw::unit(WHOLE), Draw::share(MEMORY)],
             ..Slot::new(DEVICE, "device", Shape::Whole, EnforcementLevel::Hardware)
@@ -79,29 +86,28 @@ pub(crate) fn slots() -> Vec<Slot> {
         in_hundredths(shared(
             SHARES,
             "a part of one GPU: of its memory and of its computing time",
-            "gpu",
+            CLASS,
             "share",
             all().into(),
         )),
         shared(
             MEM,
             "memory of one GPU, with computing time in proportion",
-            "gpu.mem",
+            CLASS_MEM,
             "byte",
             vec![Draw::unit(MEMORY), Draw::like(TIME, MEMORY)],
         ),
         in_hundredths(shared(
             COMPUTE,
             "computing time of one GPU",
-            "gpu.compute",
+            CLASS_COMPUTE,
             "share",
             vec![Draw::share(TIME)],
         )),
-        instances(
-            MIG,
-            "MIG instances of any profile",
-            vec![Draw::unit(INSTANCE)],
-        ),
+        Slot {
+            draws: vec![Draw::unit(INSTANCE)],
+            ..instances(MIG, "MIG instances of any profile that exist", Shape::Whole)
+        },
     ];
     for profile in PROFILES {
         for ending in ENDINGS.iter().filter(|ending| exists(profile, ending)) {
@@ -109,7 +115,8 @@ pub(crate) fn slots() -> Vec<Slot> {
             slots.push(instances(
                 &format!("{MIG_OF}{profile}"),
                 &format!("MIG instances of profile {profile}"),
-                vec![Draw::unit(INSTANCE), Draw::unit(capacity_of(&profile))],
+                // What it uses of a GPU says the GPU.
+                Shape::Partition,
             ));
         }
     }
@@ -127,27 +134,33 @@ fn exists(profile: &str, ending: &str) -> bool {
     }
 }
 
-fn instances(name: &str, summary: &str, draws: Vec<Draw>) -> Slot {
+fn instances(name: &str, summary: &str, shape: Shape) -> Slot {
     Slot {
         summary: summary.into(),
         class: "gpu.partition".into(),
         mode: Some("partitioned".into()),
-        draws,
-        ..Slot::new(name, "instance", Shape::Whole, EnforcementLevel::Hardware)
+        ..Slot::new(name, "instance", shape, EnforcementLevel::Hardware)
     }
 }
 
-/// The capacity that instances of a profile have one of.
-pub(crate) fn capacity_of(profile: &str) -> String {
+/// The slot of a profile, if there is one.
+pub(crate) fn slot_of(profile: &str) -> Option<String> {
+    let known = PROFILES.iter().any(|name| {
+        let ending = profile.strip_prefix(name);
+        ending.is_some_and(|ending| ENDINGS.contains(&ending) && exists(name, ending))
+    });
+    known.then(|| format!("{MIG_OF}{profile}"))
+}
+
+/// Does this slot ask for instances of one profile?
+pub(crate) fn is_of_profile(slot: &str) -> bool {
+    slot.starts_with(MIG_OF)
+}
+
+/// The capacity of which a GPU has as many as it can have instances of a profile, where
+/// that is fewer than would find a place.
+pub(crate) fn limit_of(profile: &str) -> String {
     format!("mig-{profile}")
-}
-
-/// The capacity of instances that a slot asks for, if it asks for instances.
-pub(crate) fn instance_capacity(slot: &str) -> Option<String> {
-    match slot.strip_prefix(MIG_OF) {
-        Some(profile) => Some(capacity_of(profile)),
-        None => (slot == MIG).then(|| INSTANCE.to_owned()),
-    }
 }
 
 #[cfg(test)]
@@ -169,5 +182,12 @@ mod tests {
             assert!(names.contains(name), "{name}");
         }
         assert!(!names.contains("cuda.mig-7g.80gb+me"));
+        for name in names {
+            if let Some(profile) = name.strip_prefix(MIG_OF) {
+                assert_eq!(slot_of(profile).as_deref(), Some(name));
+            }
+        }
+        assert_eq!(slot_of("7g.80gb+me"), None);
+        assert_eq!(slot_of("3g.33gb"), None);
     }
 }

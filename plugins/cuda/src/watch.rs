@@ -217,6 +217,14 @@ impl CudaPlugin {
     }
 }
 
+/// Where a GPU instance that we made begins.
+fn start(machine: &Machine, gpu: &str, gi: u32) -> Option<u32> {
+    let unit = machine.units.iter().find(|unit| unit.device.id == gpu)?;
+    let mut ours = unit.managed.as_ref()?.ours.iter();
+    ours.find(|instance| instance.id == gi)
+        .map(|instance| instance.start)
+}
+
 /// What was heard, as the agent is told.
 fn told(heard: &[Heard], machine: &Machine, overrides: &Overrides) -> Vec<Incident> {
     let there = |heard: &&Heard| machine.units.iter().any(|unit| unit.device.id == heard.gpu);
@@ -238,7 +246,7 @@ fn told(heard: &[Heard], machine: &Machine, overrides: &Overrides) -> Vec<Incide
             class,
             summary: format!("XID {}: {what} ({})", heard.xid, outcome.word()),
             pid: heard.pid,
-            start: None,
+            start: heard.gi.and_then(|gi| start(machine, &heard.gpu, gi)),
         }
     };
     heard.iter().filter(there).map(one).collect()

@@ -2,10 +2,12 @@
 //!
 //! Unlike [`Client`](crate::plugin::Client) this tries nothing twice, counts no
 //! crash and knows no quarantine: a check wants to see the plugin itself. It
-//! needs no ledger and no state folder.
+//! needs no ledger and no state folder; the plugin's own is a passing one.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,12 +20,14 @@ use serde::de::DeserializeOwned;
 use serde_json::value::to_raw_value;
 
 use super::survey::Survey;
+use crate::model::new_allocation_id;
 use crate::plugin::client::{LOAD, SAMPLE};
 use crate::plugin::find::PluginFile;
 use crate::plugin::process::{Broken, End, Process};
 use crate::plugin::set::{self, OpenError};
 use crate::plugin::validate::Lie;
 use crate::plugin::wire::{Answer, Op, Outcome};
+use crate::sys;
 
 /// What is kept of a document, bytes.
 const KEPT: usize = 600;
@@ -133,6 +137,28 @@ pub(in crate::plugin) struct Bench {
     /// What was prepared and not yet given back.
     prepared: Vec<(String, Vec<Slice>)>,
     allocations: u32,
+    scratch: Option<Scratch>,
+}
+
+/// The folder that all hosts of the bench are given as the plugin's own.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Option<Self> {
+        let name = format!("divvy-check-{}", new_allocation_id(sys::random().ok()?));
+        let folder = std::env::temp_dir().join(name);
+        // It must be new: others can make folders there too.
+        let made = fs::DirBuilder::new().mode(0o700).create(&folder);
+        made.ok().map(|()| Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A passing folder of the machine's, which clears them.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Bench {
@@ -144,6 +170,7 @@ impl Bench {
             believed: vec![],
             prepared: vec![],
             allocations: 0,
+            scratch: Scratch::new(),
         }
     }
 
@@ -177,7 +204,7 @@ impl Bench {
     pub(in crate::plugin) fn open_request(&self) -> OpenRequest {
         OpenRequest {
             config: self.subject.config.clone(),
-            ..OpenRequest::default()
+            state: self.scratch.as_ref().map(|s| s.0.display().to_string()),
         }
     }
 

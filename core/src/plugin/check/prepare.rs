@@ -1,6 +1,6 @@
 //! `prepare`: from slices to edits.
 
-use divvy_plugin::{Edits, PrepareRequest, Slice};
+use divvy_plugin::{Discovery, Edits, PrepareRequest, Slice};
 
 use super::bench::{Bench, Checked, Lied, failed};
 use super::{Check, check, same};
@@ -65,13 +65,20 @@ pub(super) const CHECKS: [Check; 8] = [
 pub(super) async fn lies(bench: &mut Bench) -> Checked<Vec<Lied>> {
     let survey = bench.survey().await;
     let (manifest, found) = (survey.manifest()?, survey.found()?);
-    let devices = found.devices.iter().map(|d| (d.id.as_str(), d)).collect();
     let mut lies = Vec::new();
     let mut host = bench.host().await?;
     for slices in survey.slices()? {
         let (_, edits) = bench.prepare(&mut host, &slices).await?;
+        let shows = bench.last();
+        // Partitions have their nodes only now.
+        let made = match slices.iter().any(|slice| slice.start.is_some()) {
+            true => Some(host.ask::<Discovery>(Op::Discover, &()).await?),
+            false => None,
+        };
+        let found = made.as_ref().unwrap_or(&found);
+        let devices = found.devices.iter().map(|d| (d.id.as_str(), d)).collect();
         if let Err(lie) = validate::edits(&edits, &slices, &devices, &manifest.reserved_env) {
-            lies.push((lie, bench.last()));
+            lies.push((lie, shows));
         }
         // One slot's slices may be in the way of the next one's.
         bench.tidy().await;

@@ -1,0 +1,185 @@
+//! MIG on demand: what `open`, `prepare`, `release` and `restore` do about it.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use divvy_plugin::{Edits, PrepareRequest, ReleaseRequest};
+use nvml_wrapper::Nvml;
+
+use crate::carve::Carver;
+use crate::config::Config;
+use crate::error::Error;
+use crate::journal::{Entry, Store};
+use crate::manage::{Manage, Policy};
+use crate::prepare;
+use crate::root::Root;
+use crate::slots::DEVICE;
+use crate::users;
+use crate::{CudaPlugin, nvml};
+
+/// An allocation of which this host was not told, and that was written down so long
+/// before the host began, holds nothing: whoever writes one down has it in the ledger,
+/// and a host is told what was there when it began, or a little before.
+const FORGOTTEN_MS: u64 = 600_000;
+
+/// What is remembered over hosts, and what this one was told.
+#[derive(Debug)]
+pub(crate) struct Demand {
+    store: Option<Store>,
+    manage: Manage,
+    /// ms since the machine began.
+    opened_ms: u64,
+    held: Mutex<BTreeSet<String>>,
+}
+
+impl Demand {
+    /// What the settings allow; `state` is the plugin's own folder.
+    ///
+    /// # Errors
+    /// MIG is to be changed, and what is made cannot be written down.
+    pub(crate) fn new(config: &Config, root: &Root, state: Option<&str>) -> Result<Self, Error> {
+        let mut manage = config.manage.clone();
+        if manage.policy != Policy::Keep && state.is_none() {
+            // Others than root can look, and change nothing.
+            if rustix::process::geteuid().is_root() {
+                return Err(Error::NoState);
+            }
+            manage.policy = Policy::Keep;
+        }
+        Ok(Self {
+            store: state.map(Store::new),
+            manage,
+            opened_ms: root.boot().1,
+            held: Mutex::default(),
+        })
+    }
+
+    /// With which GPUs Divvy may do what.
+    pub(crate) fn manage(&self) -> &Manage {
+        &self.manage
+    }
+
+    /// Where it is written down, if MIG may be changed.
+    pub(crate) fn managing(&self) -> Option<&Store> {
+        let may = self.manage.policy != Policy::Keep;
+        self.store.as_ref().filter(|_| may)
+    }
+
+    /// Remembers that something is held.
+    pub(crate) fn remember<'a>(&self, allocations: impl IntoIterator<Item = &'a String>) {
+        self.held().extend(allocations.into_iter().cloned());
+    }
+
+    /// Is it, as far as this host can tell?
+    pub(crate) fn is_held(&self, entry: &Entry) -> bool {
+        let recent = entry.at_ms.saturating_add(FORGOTTEN_MS) > self.opened_ms;
+        recent || self.held().contains(&entry.allocation)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CudaPlugin {
+    /// Makes what a request needs, and has edits for it: all of it or nothing.
+    pub(crate) fn make(&self, request: &PrepareRequest, store: &Store) -> Result<Edits, Error> {
+        let found = self.libraries()?;
+        self.same_version(&found)?;
+        self.demand.remember([&request.allocation]);
+        let start = || nvml::start(&self.root, &found.nvml);
+        let is_held = |entry: &Entry| self.demand.is_held(entry);
+        let mut carver = Carver {
+            turn: store.turn()?,
+            nvml: start()?,
+            start: &start,
+            root: &self.root,
+            boot: self.root.boot(),
+            is_held: &is_held,
+        };
+        let machine = self.read(&carver.nvml, Ok(carver.turn.entries().to_vec()))?;
+        // Whatever can be refused is, before anything is made.
+        let asked = |slice| prepare::asked(slice, &machine);
+        let units = request
+            .slices
+            .iter()
+            .map(asked)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.suits(request, &machine, &units, &found)?;
+        let mut changes = vec![];
+        let edits = carver.make(request, &machine, &mut changes).and_then(|()| {
+            let entries = Ok(carver.turn.entries().to_vec());
+            let machine = self.read(&carver.nvml, entries)?;
+            self.edits(request, &machine, &found)
+        });
+        edits.map_err(|error| carver.undo(changes, error))
+    }
+
+    /// Unmakes what was made for an allocation. What it held whole is free when its
+    /// processes have let go of it.
+    pub(crate) fn unmake(&self, request: &ReleaseRequest) -> Result<(), Error> {
+        let mine = |entry: &Entry| entry.allocation == request.allocation;
+        let mut turn = match &self.demand.store {
+            Some(store) if store.entries()?.iter().any(mine) => Some(store.turn()?),
+            _ => None,
+        };
+        let nvml = self
+            .libraries()
+            .and_then(|found| nvml::start(&self.root, &found.nvml));
+        let nvml = match nvml {
+            Ok(nvml) => nvml,
+            // No instance outlives the driver, and no process uses a GPU without it.
+            Err(_) if self.root.driver_version().is_none() => {
+                return match &mut turn {
+                    Some(turn) => turn.retain(|entry| !mine(entry)),
+                    None => Ok(()),
+                };
+            }
+            Err(error) => {
+                let made = turn.map(|turn| turn.of(&request.allocation));
+                return match made.and_then(|made| made.into_iter().next()) {
+                    Some(entry) => Err(Error::Unknown {
+                        gpu: entry.gpu,
+                        what: "what was made".into(),
+                        why: error.to_string(),
+                    }),
+                    None => Ok(()),
+                };
+            }
+        };
+        self.is_left(request, &nvml)?;
+        let Some(turn) = turn else {
+            return Ok(());
+        };
+        let is_held = |entry: &Entry| self.demand.is_held(entry);
+        let mut carver = Carver {
+            turn,
+            nvml,
+            start: &|| Err(Error::Turn),
+            root: &self.root,
+            boot: self.root.boot(),
+            is_held: &is_held,
+        };
+        carver.release(&request.allocation)
+    }
+
+    /// Have the processes of whoever had a whole GPU, or an instance that exists, let go
+    /// of it? Of what NVML does not answer nothing is to be expected.
+    fn is_left(&self, request: &ReleaseRequest, nvml: &Nvml) -> Result<(), Error> {
+        for slice in &request.slices {
+            // Of what is unmade the driver says by itself that it is in use.
+            let exists = slice.device.starts_with("MIG-");
+            if slice.slot != DEVICE && !exists {
+                continue;
+            }
+            let left = users::leaving(|| users::of_device(nvml, &slice.device));
+            if !left.is_empty() {
+                return Err(Error::InUse {
+                    device: slice.device.clone(),
+                    who: users::names(&left),
+                });
+            }
+        }
+        Ok(())
+    }
+}
