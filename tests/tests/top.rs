@@ -158,6 +158,12 @@ fn a_signal_ends_it_as_a_key_does() {
     }
     let mut by_key = top(&machine, None, "");
     by_key.shows("cores");
+    // Where no shell waits for it, it comes back by itself.
+    by_key.types("\u{1a}");
+    by_key.says(GIVEN_BACK);
+    by_key.types("?");
+    by_key.shows("wait in the background");
+    by_key.types("?");
     by_key.types("\u{3}");
     ends(by_key, 0);
 }

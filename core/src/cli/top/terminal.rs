@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Stdout, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, Once, PoisonError};
+use std::time::Duration;
 
 use crossterm::cursor::{Hide, Show};
 use crossterm::execute;
@@ -26,6 +27,9 @@ use crate::agent::AgentError;
 
 /// More than this of what is said on stderr meanwhile is not kept.
 const KEPT: u64 = 64 << 10;
+
+/// More than enough for a process to be stopped.
+const STOPPING: Duration = Duration::from_millis(300);
 
 /// What is to be put back, for the hook of panics as well.
 static TAKEN: Mutex<Option<Aside>> = Mutex::new(None);
@@ -81,6 +85,8 @@ impl Screen {
         give_back();
         // Our hosts have groups of their own, and go on.
         let _ = kill_process(getpid(), Signal::TSTP);
+        // It stops all threads, but not at once; and none where there is no shell.
+        std::thread::sleep(STOPPING);
         self.resume()
     }
 

@@ -11,7 +11,7 @@ use crate::cli::top::model::Tone;
 /// The keys.
 pub(super) const HELP: [(&str, &str); 9] = [
     ("↑ ↓  k j", "choose"),
-    ("PgUp PgDn  g G", "far"),
+    ("PgUp PgDn  g G", "ten further; the first, the last"),
     ("Tab", "devices or workloads"),
     ("Enter  d", "everything about the chosen one"),
     ("s", "stop the chosen workload, after a question"),
