@@ -19,7 +19,8 @@ Examples:
   divvy run --gpu 0.5 --launcher docker pytorch/pytorch python train.py
   divvy --machine h100x8 devices                       a machine that is not there, to try it
   divvy run -d --name train ./image.tar                an OCI layout or `docker save` archive
-  divvy ps ; divvy logs -f train ; divvy stop train";
+  divvy ps ; divvy logs -f train ; divvy stop train
+  divvy top                                            who holds and who uses what, live";
 
 /// Fractional accelerators for containers: exact, crash-safe, and honest about what holds.
 #[derive(Debug, Parser)]
@@ -199,6 +200,8 @@ pub(super) enum Verb {
     Simulate(Simulate),
     /// List this machine's devices, and what is free of each
     Devices,
+    /// Show who holds and who uses what, live
+    Top(Top),
     /// List workloads
     Ps(Ps),
     /// Show everything about a workload or a device
@@ -446,6 +449,28 @@ pub(super) enum Launcher {
     Auto,
     Docker,
     Oci,
+}
+
+const TOP_EXAMPLES: &str = "\
+Keys: arrows choose, Tab goes from devices to workloads, Enter describes, s stops,
+/ filters, ? lists them all, q quits.
+
+Examples:
+  divvy top
+  divvy top --interval 0.5
+  divvy top --once > snapshot.txt
+  divvy top --once --json          what is measured, as GET /v1/samples gives it";
+
+/// `divvy top`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = TOP_EXAMPLES)]
+pub(super) struct Top {
+    /// Print one screen as text, and end; as always where standard output is no terminal
+    #[arg(long)]
+    pub(super) once: bool,
+    /// Look so often, 0.2 to 60
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = super::top::interval)]
+    pub(super) interval: Duration,
 }
 
 /// `divvy ps`.

@@ -23,31 +23,39 @@ pub(super) async fn run(global: &Global, args: &Named) -> Result<u8, Failure> {
         print_json(&json!({ "workload": record }));
         return Ok(0);
     }
-    show(&record);
     // What its devices have come to is worth knowing, and not worth failing for.
     let devices = divvy.devices().await.unwrap_or_default().devices;
+    print(&about(&record, &devices));
+    Ok(0)
+}
+
+fn print(lines: &[String]) {
+    lines.iter().for_each(|line| say!("{line}"));
+}
+
+/// Everything about a workload, a line each, and what its devices have come to.
+pub(super) fn about(record: &Record, devices: &[DeviceView]) -> Vec<String> {
+    let mut lines = alone(record);
     let mine = |view: &&DeviceView| {
-        record.holds()
-            && record
-                .slices
-                .iter()
-                .any(|slice| slice.device() == view.device.name())
+        let mut slices = record.slices.iter();
+        record.holds() && slices.any(|slice| slice.device() == view.device.name())
     };
     for view in devices.iter().filter(mine) {
         let health = &view.device.device.health;
         if health.state != HealthState::Healthy {
-            say!(
+            lines.push(format!(
                 "{:<11} {}: {}",
                 word(health.state),
                 view.device.name(),
                 why(health)
-            );
+            ));
         }
         for incident in &view.incidents {
-            say!("incident    {}: {}", view.device.name(), told(incident));
+            let name = view.device.name();
+            lines.push(format!("incident    {name}: {}", told(incident)));
         }
     }
-    Ok(0)
+    lines
 }
 
 /// The devices that a name may mean: by their whole name, else by the beginning of their
@@ -73,7 +81,7 @@ fn why(health: &Health) -> String {
     )
 }
 
-fn told(incident: &IncidentView) -> String {
+pub(super) fn told(incident: &IncidentView) -> String {
     let IncidentView {
         count,
         last_ms,
@@ -108,26 +116,35 @@ async fn device(
         print_json(&json!({ "device": view }));
         return Ok(0);
     }
+    print(&about_device(&view));
+    Ok(0)
+}
+
+/// Everything about a device, a line each.
+pub(super) fn about_device(view: &DeviceView) -> Vec<String> {
+    let mut lines = Vec::new();
     let device = &view.device.device;
-    say!("device      {}", view.device.name());
-    say!("model       {}", printable(&device.model));
-    say!("kind        {}", printable(&device.kind));
+    lines.push(format!("device      {}", view.device.name()));
+    lines.push(format!("model       {}", printable(&device.model)));
+    lines.push(format!("kind        {}", printable(&device.kind)));
     let health = &device.health;
     let since = view
         .since_ms
         .map(|ms| format!(", for {}", ago(ms)))
         .unwrap_or_default();
     match health.state {
-        HealthState::Healthy => say!("health      healthy{since}"),
-        state => say!("health      {}{since}: {}", word(state), why(health)),
+        HealthState::Healthy => lines.push(format!("health      healthy{since}")),
+        state => lines.push(format!(
+            "health      {}{since}: {}",
+            word(state),
+            why(health)
+        )),
     }
     for (capacity, u) in &view.usage {
-        say!(
+        lines.push(format!(
             "{capacity:<11} {} held, {} reserved, of {}",
-            u.used,
-            u.reserved,
-            u.total
-        );
+            u.used, u.reserved, u.total
+        ));
     }
     for (key, attribute) in &device.attributes {
         let value = serde_json::to_value(&attribute.value).unwrap_or_default();
@@ -140,109 +157,118 @@ async fn device(
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned);
         let unit = attribute.unit.as_deref().unwrap_or("");
-        say!("{key:<11} {} {unit}", printable(&value));
+        lines.push(format!("{key:<11} {} {unit}", printable(&value)));
     }
     for profile in device.partitioning.iter().flat_map(|cut| &cut.profiles) {
         let starts: Vec<String> = profile.starts.iter().map(u32::to_string).collect();
-        say!(
+        lines.push(format!(
             "partition   {} at {}",
             printable(&profile.slot),
             starts.join(" ")
-        );
+        ));
     }
     for link in &device.links {
         let speed = match link.weight {
             0 => String::new(),
             speed => format!(", {speed} MB/s"),
         };
-        say!(
+        lines.push(format!(
             "link        {} to {}{speed}",
             printable(&link.kind),
             printable(&link.to)
-        );
+        ));
     }
     for pid in &device.processes {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
         let name = name
             .map(|name| format!(" ({})", printable(name.trim())))
             .unwrap_or_default();
-        say!("process     {pid}{name}");
+        lines.push(format!("process     {pid}{name}"));
     }
-    say!("held by     {}", view.holders.join(" "));
+    lines.push(format!("held by     {}", view.holders.join(" ")));
     for incident in &view.incidents {
-        say!("incident    {}", told(incident));
+        lines.push(format!("incident    {}", told(incident)));
     }
-    if let Some(closed) = view.closed {
-        say!("closed      {}", printable(&closed));
+    if let Some(closed) = &view.closed {
+        lines.push(format!("closed      {}", printable(closed)));
     }
-    Ok(0)
+    lines
 }
 
-fn show(record: &Record) {
-    say!("name        {}", record.name);
-    say!("id          {}", record.id);
-    say!("state       {}", ps::state(record));
-    say!("created     {} ago", ago(record.created_ms));
-    say!("command     {}", printable(&record.command.join(" ")));
-    say!("root        {}", printable(&record.root));
-    say!("launcher    {}, {}", record.launcher, record.runtime);
+fn alone(record: &Record) -> Vec<String> {
+    let mut lines = Vec::new();
+    lines.push(format!("name        {}", record.name));
+    lines.push(format!("id          {}", record.id));
+    lines.push(format!("state       {}", ps::state(record)));
+    lines.push(format!("created     {} ago", ago(record.created_ms)));
+    lines.push(format!(
+        "command     {}",
+        printable(&record.command.join(" "))
+    ));
+    lines.push(format!("root        {}", printable(&record.root)));
+    lines.push(format!(
+        "launcher    {}, {}",
+        record.launcher, record.runtime
+    ));
     if let Some(pid) = record.pid {
-        say!("pid         {pid}");
+        lines.push(format!("pid         {pid}"));
     }
     for (i, slice) in record.slices.iter().enumerate() {
-        say!(
+        lines.push(format!(
             "slice       {} {} on {}{}",
             slice.part.slot,
             format_amount(slice.part.amount, unit_of(&slice.part.slot)),
             slice.device(),
             level(slice)
-        );
+        ));
         if let Some(why) = record.why.get(i) {
-            say!("            {}", printable(why));
+            lines.push(format!("            {}", printable(why)));
         }
     }
     for edits in record.edits.values() {
         let limits = &edits.resources;
         if let Some(cpus) = &limits.cpuset_cpus {
-            say!("cpus        {cpus}");
+            lines.push(format!("cpus        {cpus}"));
         }
         if let Some(mems) = &limits.cpuset_mems {
-            say!("numa nodes  {mems}");
+            lines.push(format!("numa nodes  {mems}"));
         }
         if let Some(quota) = limits.cpu_quota {
-            say!(
+            lines.push(format!(
                 "quota       {} µs in every {} µs",
-                quota.quota_us,
-                quota.period_us
-            );
+                quota.quota_us, quota.period_us
+            ));
         }
         if let Some(bytes) = limits.memory_bytes {
-            say!("memory      {bytes} bytes");
+            lines.push(format!("memory      {bytes} bytes"));
         }
         for node in &edits.device_nodes {
-            say!(
+            lines.push(format!(
                 "node        {} ({}:{})",
                 printable(&node.path),
                 node.major,
                 node.minor
-            );
+            ));
         }
     }
-    let Some(exit) = &record.exit else { return };
+    let Some(exit) = &record.exit else {
+        return lines;
+    };
     if let Some(reason) = &exit.reason {
-        say!("ended       {}", printable(reason));
+        lines.push(format!("ended       {}", printable(reason)));
     }
     let ms = |us: u64| format!("{}.{:03} s", us / 1_000_000, us / 1000 % 1000);
     if let Some(cpu) = exit.usage.cpu_us {
-        say!("cpu time    {}", ms(cpu));
+        lines.push(format!("cpu time    {}", ms(cpu)));
     }
     if let Some(wall) = exit.usage.wall_us {
-        say!("wall time   {}", ms(wall));
+        lines.push(format!("wall time   {}", ms(wall)));
     }
     if let Some(peak) = exit.usage.memory_peak_bytes {
-        say!("memory peak {peak} bytes");
+        lines.push(format!("memory peak {peak} bytes"));
     }
     for file in &exit.discarded {
-        say!("discarded   {}", printable(file));
+        lines.push(format!("discarded   {}", printable(file)));
     }
+    lines
 }

@@ -51,6 +51,7 @@ mod simulate;
 mod state;
 mod stop;
 mod terminal;
+mod top;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -150,6 +151,7 @@ async fn dispatch(args: Args) -> Result<u8, Failure> {
         Verb::Fit(verb) => fit::run(global, &verb).await,
         Verb::Simulate(verb) => simulate::run(&verb),
         Verb::Devices => devices::run(global).await,
+        Verb::Top(verb) => top::run(global, &verb).await,
         Verb::Ps(verb) => ps::run(global, &verb).await,
         Verb::Describe(verb) => describe::run(global, &verb).await,
         Verb::Logs(verb) => logs::run(global, &verb).await,

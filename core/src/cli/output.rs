@@ -143,7 +143,12 @@ pub(super) fn level(slice: &Slice) -> String {
 
 /// `3m`, `2h`: how long ago.
 pub(super) fn ago(since_ms: u64) -> String {
-    let seconds = crate::sys::now_ms().saturating_sub(since_ms) / 1000;
+    span(crate::sys::now_ms().saturating_sub(since_ms))
+}
+
+/// `3m`, `2h`.
+pub(super) fn span(ms: u64) -> String {
+    let seconds = ms / 1000;
     match seconds {
         0..=59 => format!("{seconds}s"),
         60..=3599 => format!("{}m", seconds / 60),
