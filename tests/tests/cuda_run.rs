@@ -244,12 +244,21 @@ fn any_instance_is_rather_a_small_one() {
 #[test]
 fn how_firmly_a_limit_holds_is_said_as_it_is() {
     let nvidia = Nvidia::ready("a100-mig");
-    for (ask, level) in [
-        ("--gpu 0.5", "(advisory)"),
-        ("--gpu-mem 10GiB", "(advisory)"),
-        ("--gpu 1", "(hardware)"),
-        ("--slot cuda.mig-1g.10gb=1", "(hardware)"),
-        ("--slot cuda.mig=2", "(hardware)"),
+    // Whether it is `advisory`, and what there is instead at the hardware's level: an
+    // instance that is enough of it, if there is one.
+    let none = "[enforcement_too_weak]";
+    for (ask, level, firmly) in [
+        ("--gpu 0.5", "(advisory)", none),
+        ("--gpu-mem 41GiB", "(advisory)", none),
+        ("--gpu-mem 10GiB", "(advisory)", "cuda.mig-2g.20gb 1"),
+        ("--gpu 0.05", "(advisory)", "cuda.mig-1g.10gb 1"),
+        ("--gpu 1", "(hardware)", "cuda.device 1"),
+        (
+            "--slot cuda.mig-1g.10gb=1",
+            "(hardware)",
+            "cuda.mig-1g.10gb 1",
+        ),
+        ("--slot cuda.mig=2", "(hardware)", "cuda.mig 2"),
     ] {
         let fits = nvidia.divvy(&format!("fit {ask}")).run();
         if fits.code == 125 {
@@ -260,9 +269,9 @@ fn how_firmly_a_limit_holds_is_said_as_it_is() {
         let firm = nvidia
             .divvy(&format!("fit {ask} --min-level hardware"))
             .run();
-        match level {
-            "(advisory)" => firm.exits(125).complains("[enforcement_too_weak]"),
-            _ => firm.succeeds(),
+        match firmly == none {
+            true => firm.exits(125).complains(none),
+            false => firm.succeeds().says(firmly).says("(hardware)"),
         };
     }
 }
