@@ -79,15 +79,20 @@ pub(crate) fn instance_profile(
         // how large it is.
         nvml_try(unsafe { call(device.handle(), number, &raw mut info) })
     });
-    if named.is_ok() {
-        return Ok(ProfileInfo {
-            id: info.id,
-            name: text(&info.name),
-            slices: info.sliceCount,
-            most: info.instanceCount,
-            memory_mib: info.memorySizeMB,
-            sms: info.multiprocessorCount,
-        });
+    match named {
+        Ok(()) => {
+            return Ok(ProfileInfo {
+                id: info.id,
+                name: text(&info.name),
+                slices: info.sliceCount,
+                most: info.instanceCount,
+                memory_mib: info.memorySizeMB,
+                sms: info.multiprocessorCount,
+            });
+        }
+        // Drivers before 510 lack it.
+        Err(NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound) => {}
+        Err(error) => return Err(error),
     }
     let call = nvml_sym(nvml.nvmlDeviceGetGpuInstanceProfileInfo.as_ref())?;
     // SAFETY: the structure is numbers, for which zero is a value.
