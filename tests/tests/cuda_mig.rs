@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 
-use divvy_nvidia_machine::{Answer, Description, Fault, Gpu, Process};
+use divvy_nvidia_machine::memory::{Ledger, Place};
+use divvy_nvidia_machine::{Answer, DESCRIPTION, Description, Fault, Gpu, Process};
 use divvy_tests::nvidia::Nvidia;
 use divvy_tests::rootfs::{self, nothing_is_left, text};
 use divvy_tests::{Output, eventually, hosts_of, requires};
@@ -547,4 +549,144 @@ fn an_instance_in_the_place_of_ours_is_not_ours() {
     assert_eq!(instances(&nvidia), before);
     assert_eq!(journal(&nvidia), json!([]));
     nothing_is_left(&nvidia.machine);
+}
+
+/// A process of this test's, as far as the driver can tell: it has memory until dropped.
+fn computes(nvidia: &Nvidia, gpu: &str, gi: Option<u32>) -> Ledger {
+    let files = fs::read_dir(nvidia.libraries())
+        .unwrap()
+        .map(Result::unwrap);
+    let mut files = files.map(|file| file.path());
+    let is = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with(DESCRIPTION)
+    };
+    let ledger = Ledger::open(&files.find(is).unwrap()).unwrap();
+    let place = Place::of(&now(nvidia), gpu, gi).unwrap();
+    ledger.reserve(place, 1 << 20, u64::MAX >> 1).unwrap();
+    ledger
+}
+
+#[test]
+fn nothing_is_handed_on_while_processes_are_still_there() {
+    requires!(root);
+    for asks in ["--slot cuda.mig-3g.40gb=1", "--gpu 1"] {
+        let nvidia = machine("a100x8", "mode");
+        holds(&nvidia, "a", asks);
+        let id = rootfs::record(&nvidia.machine, "a")["slices"].clone();
+        let mut slices = id.as_array().unwrap().iter();
+        let slice = slices.find(|slice| slice["plugin"] == "cuda").unwrap();
+        let now = now(&nvidia);
+        let mut gpus = now.gpu.iter();
+        let (name, gpu) = gpus
+            .find(|(_, gpu)| slice["device"] == json!(gpu.uuid))
+            .unwrap();
+        let process = computes(&nvidia, name, gpu.instance.first().map(|i| i.gi));
+        let _ = nvidia.divvy("stop a").run();
+        let state = || rootfs::record(&nvidia.machine, "a")["state"].clone();
+        assert!(eventually(|| state() == json!("releasing")), "{}", state());
+        let said = nvidia.divvy("ps -a").run();
+        let pid = std::process::id().to_string();
+        assert!(said.stderr.contains(&pid), "it is named: {said}");
+        assert_eq!(instances(&nvidia).len(), gpu.instance.len());
+        drop(process);
+        nvidia.divvy("ps -a").run().succeeds();
+        assert_eq!(state(), json!("exited"));
+        nvidia.divvy("rm a").run().succeeds();
+        all_is_back(&nvidia);
+    }
+}
+
+/// What was made for somebody who is not in the ledger any more is not handed to another.
+#[test]
+fn a_lost_ledger_frees_no_instance() {
+    requires!(root);
+    let nvidia = machine("a100-mig", "mode");
+    holds(&nvidia, "a", "--slot cuda.mig-7g.80gb=1");
+    ends(&nvidia, "a");
+    // As if somebody had removed the record, long before this boot was so old.
+    let uuid = now(&nvidia).gpu["whole"].uuid.clone();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let entry = |allocation: &str, boot: &str| {
+        json!({ "version": 1, "entries": [{
+            "allocation": allocation, "gpu": uuid, "address": "0000:41:00.0", "boot": boot,
+            "at_ms": 0, "part": { "profile": 9, "start": 0, "size": 4 },
+        }] })
+    };
+    let file = nvidia.machine.state().join("plugins/cuda/mig.json");
+    fs::write(&file, entry("abc", boot.trim()).to_string()).unwrap();
+    nvidia.change(|d| {
+        let gpu = d.gpu.get_mut("whole").unwrap();
+        let gi = gpu.make_gpu_instance(9, Some(0)).unwrap().gi;
+        gpu.make_compute_instance(gi, 3).unwrap();
+    });
+    let before = instances(&nvidia);
+    let warnings = nvidia.warnings();
+    assert!(
+        warnings.contains("was made for abc, which holds nothing any more"),
+        "{warnings}"
+    );
+    nvidia.divvy("fit --gpu 1").run().exits(125);
+    nvidia
+        .divvy("fit --slot cuda.mig-7g.80gb=1")
+        .run()
+        .exits(125);
+    job(&nvidia, "--slot cuda.mig-3g.40gb=1", "true").succeeds();
+    assert_eq!(instances(&nvidia), before);
+    assert_eq!(journal(&nvidia).as_array().unwrap().len(), 1);
+    // Once it is removed by hand, it is forgotten.
+    nvidia.change(|d| d.gpu.get_mut("whole").unwrap().instance.clear());
+    job(&nvidia, "--slot cuda.mig-7g.80gb=1", "true").succeeds();
+    assert_eq!(journal(&nvidia), json!([]));
+    // No instance outlives a restart of the machine.
+    fs::write(&file, entry("abc", "another boot").to_string()).unwrap();
+    job(&nvidia, "--gpu 1", "true").succeeds();
+    assert_eq!(journal(&nvidia), json!([]));
+    // A damaged file is not taken for an empty one.
+    fs::write(&file, "{").unwrap();
+    let said = job(&nvidia, "--slot cuda.mig-7g.80gb=1", "true").exits(125);
+    said.complains("mig.json").complains("cannot be used");
+    fs::remove_file(&file).unwrap();
+    nvidia.divvy("ps -a").run().succeeds();
+    nothing_is_left(&nvidia.machine);
+}
+
+#[test]
+fn an_agent_hands_out_what_it_makes() {
+    requires!(root);
+    let nvidia = machine("a100x8", "mode");
+    let config = fs::read_to_string(nvidia.machine.config()).unwrap();
+    let agent = nvidia.machine.agent(&config);
+    // By the agent, whose settings it has itself.
+    let divvy = |words: &str| nvidia.machine.divvy(words);
+    for name in ["a", "b"] {
+        let run = format!("run -d --name {name} --cpu 0.1 --mem 64MiB --slot cuda.mig-3g.40gb=8");
+        divvy(&run).args(["--", "sleep", "600"]).run().succeeds();
+    }
+    assert_eq!(instances(&nvidia).len(), 16);
+    divvy("fit --gpu 0.1").run().exits(125);
+    divvy("rm -f a b").run().succeeds();
+    assert_eq!(instances(&nvidia).len(), 0);
+    let free = || divvy("fit --gpu 8").run().code == 0;
+    assert!(eventually(free));
+    divvy("run --rm --cpu 0.1 --mem 64MiB --gpu 8 -- true")
+        .run()
+        .succeeds();
+    agent.end().succeeds();
+    all_is_back(&nvidia);
+}
+
+#[test]
+fn it_keeps_the_contract() {
+    requires!(root);
+    for mig in ["instances", "mode"] {
+        let nvidia = Nvidia::ready("a100-mig");
+        let check = nvidia.machine.divvy("plugin check");
+        let check = check.arg(nvidia.machine.plugin_file("cuda"));
+        let root = format!("--set=root={}", nvidia.root().display());
+        let check = check.arg(root).arg(format!("--set=mig={mig}")).run();
+        check.succeeds().says(", 0 failed, ");
+    }
 }

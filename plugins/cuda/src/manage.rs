@@ -1,7 +1,7 @@
 //! GPUs whose MIG instances Divvy makes and unmakes: which these are, what of them is
 //! ours, and what they offer.
 
-use divvy_plugin::{Amount, Capacity, Device};
+use divvy_plugin::{Amount, Capacity, Device, Health, HealthState};
 use nvml_wrapper::Nvml;
 
 use crate::journal::Entry;
@@ -250,6 +250,11 @@ impl Managed {
         }
         if self.is_undivided() {
             device.capacities.extend(undivided(exclusive));
+        } else if device.partitioning.is_none() && device.health.state == HealthState::Healthy {
+            device.health = Health {
+                state: HealthState::Degraded,
+                reason: Some("MIG instances that are not Divvy's leave no room".into()),
+            };
         }
     }
 }
