@@ -142,10 +142,10 @@ impl World {
     async fn step(&mut self) {
         match self.dice.below(100) {
             // As many as leave room for more.
-            0..50 if self.held.len() < 12 => self.take().await,
-            0..50 => self.let_go().await,
-            50..65 => self.others_make().await,
-            65..78 => self.others_unmake(),
+            0..40 if self.held.len() < 12 => self.take().await,
+            0..40 => self.let_go().await,
+            40..60 => self.others_make().await,
+            60..78 => self.others_unmake(),
             78..98 => self.amid_failure().await,
             _ => {
                 self.count("restarts");

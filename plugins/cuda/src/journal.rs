@@ -5,7 +5,8 @@
 //! not in here is somebody else's, and is never unmade.
 //!
 //! One process changes MIG at a time, and nobody looks at GPUs meanwhile: an NVML that is
-//! open is a client, for whose sake a driver refuses to switch MIG.
+//! open is a client, for whose sake a driver refuses to switch MIG. Who wants to change it
+//! says so by a lock of its own: new looks wait for that, and who listens for long leaves.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -24,11 +25,14 @@ use crate::nvml::Instance;
 
 const FILE: &str = "mig.json";
 const LOCK: &str = "mig.lock";
+const WANTED: &str = "mig.wanted";
 /// The format's.
 const VERSION: u32 = 1;
 /// How long others are waited for: less than a call may take.
 const CHANGE: Duration = Duration::from_secs(7);
-const LOOK: Duration = Duration::from_secs(3);
+/// The same for a look, and for one that may take little time.
+pub(crate) const LOOK: Duration = Duration::from_secs(7);
+pub(crate) const GLANCE: Duration = Duration::from_secs(1);
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -135,10 +139,22 @@ impl Store {
         Ok(document.entries)
     }
 
-    /// For a look at GPUs: keeps everybody from changing MIG. Who waits too long looks
-    /// anyway.
-    pub(crate) fn look(&self) -> Option<File> {
-        self.lock(FlockOperation::NonBlockingLockShared, LOOK).ok()
+    /// For a look at GPUs: keeps everybody from changing MIG.
+    ///
+    /// # Errors
+    /// Somebody changes it, for longer than that.
+    pub(crate) fn look(&self, patience: Duration) -> Result<File, Error> {
+        let end = Instant::now() + patience;
+        let shared = FlockOperation::NonBlockingLockShared;
+        drop(self.lock(WANTED, shared, end)?);
+        self.lock(LOCK, shared, end)
+    }
+
+    /// Does somebody want to change MIG, or is at it?
+    pub(crate) fn is_wanted(&self) -> bool {
+        let shared = FlockOperation::NonBlockingLockShared;
+        let now = self.lock(WANTED, shared, Instant::now());
+        now.is_err_and(|error| error == Error::Turn)
     }
 
     /// For a change of MIG: until it is dropped nobody else looks or changes.
@@ -146,16 +162,19 @@ impl Store {
     /// # Errors
     /// Somebody else does, for long; or the file cannot be read.
     pub(crate) fn turn(&self) -> Result<Turn<'_>, Error> {
-        let lock = self.lock(FlockOperation::NonBlockingLockExclusive, CHANGE)?;
+        let end = Instant::now() + CHANGE;
+        let exclusive = FlockOperation::NonBlockingLockExclusive;
+        let wanted = self.lock(WANTED, exclusive, end)?;
+        let lock = self.lock(LOCK, exclusive, end)?;
         Ok(Turn {
             store: self,
             entries: self.entries()?,
-            _lock: lock,
+            _locks: (lock, wanted),
         })
     }
 
-    fn lock(&self, how: FlockOperation, patience: Duration) -> Result<File, Error> {
-        let path = self.0.join(LOCK);
+    fn lock(&self, name: &str, how: FlockOperation, end: Instant) -> Result<File, Error> {
+        let path = self.0.join(name);
         let open = || {
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(false).mode(0o600);
@@ -171,7 +190,6 @@ impl Store {
             file => file,
         };
         let file = file.map_err(|e| failed(&path, e))?;
-        let end = Instant::now() + patience;
         loop {
             match flock(&file, how) {
                 Ok(()) => return Ok(file),
@@ -209,7 +227,7 @@ impl Store {
 pub(crate) struct Turn<'a> {
     store: &'a Store,
     entries: Vec<Entry>,
-    _lock: File,
+    _locks: (File, File),
 }
 
 impl Turn<'_> {
@@ -312,16 +330,25 @@ mod tests {
     fn one_changes_and_nobody_looks_meanwhile() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().to_str().unwrap());
-        let (one, two) = (store.look().unwrap(), store.look().unwrap());
-        let exclusive = FlockOperation::NonBlockingLockExclusive;
         let soon = Duration::from_millis(20);
-        assert_eq!(store.lock(exclusive, soon).unwrap_err(), Error::Turn);
-        drop((one, two));
+        let (one, two) = (store.look(soon).unwrap(), store.look(soon).unwrap());
+        assert!(!store.is_wanted());
+        let turn = thread::scope(|threads| {
+            let turn = threads.spawn(|| store.turn().map(drop));
+            while !store.is_wanted() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // Who comes now waits for that.
+            assert_eq!(store.look(soon).unwrap_err(), Error::Turn);
+            assert!(!turn.is_finished());
+            drop((one, two));
+            turn.join().unwrap()
+        });
+        turn.unwrap();
         let turn = store.turn().unwrap();
-        let shared = FlockOperation::NonBlockingLockShared;
-        assert_eq!(store.lock(shared, soon).unwrap_err(), Error::Turn);
+        assert_eq!(store.look(soon).unwrap_err(), Error::Turn);
         drop(turn);
-        assert!(store.look().is_some());
+        assert!(store.look(soon).is_ok());
     }
 
     #[test]

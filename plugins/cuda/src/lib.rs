@@ -110,7 +110,8 @@ impl CudaPlugin {
     fn machine(&self, libraries: &Libraries) -> Result<Machine, Error> {
         self.same_version(libraries)?;
         let store = self.demand.managing();
-        let _look = store.and_then(Store::look);
+        // Who waits too long looks anyway: it is the change that is refused then.
+        let _look = store.and_then(|store| store.look(journal::LOOK).ok());
         let entries = store.map_or(Ok(vec![]), Store::entries);
         let nvml = nvml::start(&self.root, &libraries.nvml)?;
         self.read(&nvml, entries)

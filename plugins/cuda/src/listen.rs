@@ -3,7 +3,7 @@
 //! Whoever listens has NVML started and the GPU open. So only those are listened to of
 //! which workloads hold something, and never while all are looked at: NVML keeps what
 //! one part of a process has opened until every part has ended it, and an idle GPU that
-//! is open can be neither reset nor cut by anybody.
+//! is open can be neither reset nor cut by anybody. Nor while MIG is to be changed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use nvml_wrapper::bitmasks::event::EventTypes;
 
 use crate::ffi;
 use crate::heard::{Heard, What};
+use crate::journal::Store;
 use crate::nvml;
 use crate::root::Root;
 
@@ -42,13 +43,35 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Listens to these; comes back when it does.
-    pub(crate) fn start(root: &Root, library: PathBuf, ears: Vec<Ear>) -> Self {
+    pub(crate) fn start(
+        root: &Root,
+        library: PathBuf,
+        ears: Vec<Ear>,
+        store: Option<&Store>,
+    ) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let (tell, heard) = channel();
         let (ready, listens) = channel();
         let thread = {
             let (root, ears, over) = (root.clone(), ears.clone(), Arc::clone(&over));
-            thread::spawn(move || listen(&root, &library, &ears, &tell, &over, &ready))
+            let store = store.cloned();
+            let task = move || {
+                let is_wanted = || store.as_ref().is_some_and(Store::is_wanted);
+                let ends = || over.load(Ordering::Relaxed) || is_wanted();
+                while !over.load(Ordering::Relaxed) {
+                    let look = store.as_ref().map(|store| store.look(TURN)).transpose();
+                    let Ok(_look) = look else {
+                        // Nobody is kept waiting for one who waits.
+                        let _ = ready.send(());
+                        thread::sleep(TURN);
+                        continue;
+                    };
+                    if !listen(&root, &library, &ears, &tell, &ends, &ready) {
+                        return;
+                    }
+                }
+            };
+            thread::spawn(task)
         };
         // Whether it succeeded or not, it hangs up.
         let _ = listens.recv();
@@ -95,19 +118,20 @@ impl Drop for Listener {
     }
 }
 
+/// Listens until it is to end; whether it could.
 fn listen(
     root: &Root,
     library: &std::path::Path,
     ears: &[Ear],
     tell: &Sender<Heard>,
-    over: &AtomicBool,
+    ends: &dyn Fn() -> bool,
     ready: &Sender<()>,
-) {
+) -> bool {
     let Ok(nvml) = nvml::start(root, library) else {
-        return;
+        return false;
     };
     let Ok(set) = nvml.create_event_set() else {
-        return;
+        return false;
     };
     let wanted = EventTypes::CRITICAL_XID_ERROR | EventTypes::DOUBLE_BIT_ECC_ERROR;
     let mut known = vec![];
@@ -122,10 +146,12 @@ fn listen(
             known.push((ffi::number(&device), ear));
         }
     }
-    if known.is_empty() || ready.send(()).is_err() {
-        return;
+    if known.is_empty() {
+        return false;
     }
-    while !over.load(Ordering::Relaxed) {
+    // Nobody waits for it any more if it is not the first time.
+    let _ = ready.send(());
+    while !ends() {
         let began = Instant::now();
         let event = match ffi::wait(nvml.lib(), &set, TURN) {
             Ok(event) => event,
@@ -152,7 +178,8 @@ fn listen(
             cgroup: None,
         };
         if tell.send(heard).is_err() {
-            return;
+            return false;
         }
     }
+    true
 }

@@ -26,6 +26,7 @@ use crate::CudaPlugin;
 use crate::discover::Unit;
 use crate::error::Error;
 use crate::ffi;
+use crate::journal::GLANCE;
 use crate::nvml::{self, processes};
 use crate::root::{Signs, without_function};
 
@@ -62,6 +63,8 @@ impl CudaPlugin {
             },
         };
         let units = Arc::clone(&names.insert(known).units);
+        let managing = self.demand.managing();
+        let _look = managing.map(|store| store.look(GLANCE)).transpose()?;
         let nvml = nvml::start(&self.root, &libraries.nvml)?;
         let count = nvml.device_count().unwrap_or(0);
         let one = move |nvml: &Nvml, index| {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
+
+use crate::nvml::processes;
 use nvml_wrapper::{Device, Nvml};
 
 /// How long processes that have ended may take to let go of a GPU: so many looks, so far
@@ -53,7 +55,7 @@ pub(crate) fn of_gpu(device: &Device<'_>) -> Result<Vec<u32>, NvmlError> {
 /// # Errors
 /// NVML does not say.
 pub(crate) fn computing(device: &Device<'_>) -> Result<Vec<ProcessInfo>, NvmlError> {
-    said(device.running_compute_processes())
+    said(processes(device))
 }
 
 /// Those in a GPU instance, as far as NVML says.

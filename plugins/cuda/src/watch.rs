@@ -92,7 +92,9 @@ impl Watching {
         }
         self.stop(plugin);
         if !ears.is_empty() {
-            self.listener = Some(Listener::start(&plugin.root, libraries.nvml.clone(), ears));
+            let (root, library) = (&plugin.root, libraries.nvml.clone());
+            let store = plugin.demand.managing();
+            self.listener = Some(Listener::start(root, library, ears, store));
         }
     }
 
