@@ -29,8 +29,9 @@ use crate::users;
 /// Who may change MIG now, and with what.
 pub(crate) struct Carver<'a> {
     pub(crate) turn: Turn<'a>,
-    pub(crate) nvml: Arc<Nvml>,
-    /// Starts NVML anew: a GPU that was reset is another to it.
+    /// `None` while it is ended, since a GPU was reset.
+    pub(crate) nvml: Option<Arc<Nvml>>,
+    /// Starts NVML.
     pub(crate) start: &'a dyn Fn() -> Result<Arc<Nvml>, Error>,
     pub(crate) root: &'a Root,
     /// This boot of the machine, and now, ms since it.
@@ -86,7 +87,9 @@ impl Carver<'_> {
             switched |= self.turned(&request.allocation, wanted.unit, true, changes)?;
         }
         if switched {
-            self.nvml = (self.start)()?;
+            // Ended first: it knows the GPU as it was.
+            self.nvml = None;
+            self.nvml = Some((self.start)()?);
         }
         for wanted in &wanted {
             self.part(&request.allocation, wanted, changes)?;
@@ -164,6 +167,14 @@ impl Carver<'_> {
         }
     }
 
+    /// NVML, which runs.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn nvml(&self) -> Result<Arc<Nvml>, NvmlError> {
+        self.nvml.clone().ok_or(NvmlError::Uninitialized)
+    }
+
     // === instances ===
 
     /// Makes one instance, or takes up what there is of it.
@@ -191,8 +202,9 @@ impl Carver<'_> {
             },
         };
         let kinds = &wanted.managed.layout.kinds;
-        let device = device_of(&self.nvml, gpu, &unit.address).map_err(failed)?;
-        let there = layout::instances(&self.nvml, &device, kinds).map_err(failed)?;
+        let nvml = self.nvml().map_err(failed)?;
+        let device = device_of(&nvml, gpu, &unit.address).map_err(failed)?;
+        let there = layout::instances(&nvml, &device, kinds).map_err(failed)?;
         let part = Part {
             profile: kind.id,
             start,
@@ -219,20 +231,20 @@ impl Carver<'_> {
                 self.turn.put(entry.clone())?;
                 changes.push(Change::Entry(Box::new(entry.clone())));
                 let place = (start, kind.size);
-                let made = ffi::make_instance(self.nvml.lib(), &device, kind.id, place);
+                let made = ffi::make_instance(nvml.lib(), &device, kind.id, place);
                 made.map_err(|error| match error {
                     NvmlError::UnexpectedVariant(code) if code == FULL => taken(wanted),
                     error => failed(error),
                 })?
             }
         };
-        let lib = self.nvml.lib();
+        let lib = nvml.lib();
         let computes = ffi::computes(lib, &device, gi).map_err(failed)?;
         let ci = match computes.first() {
             Some(ci) => *ci,
             None => ffi::make_compute(lib, &device, gi, kind.slices).map_err(failed)?,
         };
-        let devices = mig_devices(&self.nvml, &device);
+        let devices = mig_devices(&nvml, &device);
         let its = devices.into_iter().find(|its| (its.gi, its.ci) == (gi, ci));
         let uuid = its.and_then(|its| its.uuid);
         let uuid = uuid.ok_or_else(|| failed(NvmlError::NotFound))?;
@@ -257,7 +269,8 @@ impl Carver<'_> {
             what: what.clone(),
             why: error.to_string(),
         };
-        let device = match device_of(&self.nvml, gpu, &entry.address) {
+        let nvml = self.nvml().map_err(unknown)?;
+        let device = match device_of(&nvml, gpu, &entry.address) {
             Ok(device) => device,
             // Taken out of the machine, and its instances with it.
             Err(NvmlError::NotFound | NvmlError::InvalidArg) if !self.is_known(entry) => {
@@ -274,11 +287,11 @@ impl Carver<'_> {
             total: memory.total,
             reserved: 0,
         });
-        let layout = layout::read(&self.nvml, &device, memory, true).map_err(unknown)?;
+        let layout = layout::read(&nvml, &device, memory, true).map_err(unknown)?;
         let Some(gi) = self.find(&device, part, &layout.instances) else {
             return Ok(());
         };
-        let lib = self.nvml.lib();
+        let lib = nvml.lib();
         users::leaving(|| users::of_instance(&device, gi));
         let failed = |error: NvmlError| match error {
             NvmlError::InUse => Error::InUse {
@@ -300,7 +313,8 @@ impl Carver<'_> {
 
     /// Which of a GPU's instances it is.
     fn find(&self, device: &Device<'_>, part: &Part, there: &[GpuInstance]) -> Option<u32> {
-        let devices = mig_devices(&self.nvml, device);
+        let nvml = self.nvml().ok()?;
+        let devices = mig_devices(&nvml, device);
         let devices = by_gpu_instance(&devices);
         let is = |instance: &&GpuInstance| {
             let devices = devices.get(&instance.id).map_or(&[][..], |d| d);
@@ -347,10 +361,10 @@ impl Carver<'_> {
         if let Some(other) = self.turn.entries().iter().find(holds) {
             return refuse(format!("{} holds something of it", other.allocation));
         }
-        let device = device_of(&self.nvml, &unit.device.id, &unit.address);
-        let device = device.map_err(|error| switch(unit, on, error.to_string()))?;
-        let there = users::of_gpu(&device);
-        let there = there.map_err(|error| switch(unit, on, error.to_string()))?;
+        let unknown = |error: NvmlError| switch(unit, on, error.to_string());
+        let nvml = self.nvml().map_err(unknown)?;
+        let device = device_of(&nvml, &unit.device.id, &unit.address).map_err(unknown)?;
+        let there = users::of_gpu(&device).map_err(unknown)?;
         if !there.is_empty() {
             return refuse(format!("it is in use by {}", users::names(&there)));
         }
@@ -362,10 +376,9 @@ impl Carver<'_> {
     /// Switches it, or leaves it as it was.
     fn set_mode(&self, unit: &Unit, on: bool) -> Result<(), Error> {
         let refuse = |why: String| Err(switch(unit, on, why));
-        let device = match device_of(&self.nvml, &unit.device.id, &unit.address) {
-            Ok(device) => device,
-            Err(error) => return refuse(error.to_string()),
-        };
+        let unknown = |error: NvmlError| switch(unit, on, error.to_string());
+        let nvml = self.nvml().map_err(unknown)?;
+        let device = device_of(&nvml, &unit.device.id, &unit.address).map_err(unknown)?;
         let client = "it is in use by another client, such as a monitoring daemon or a display; stop that, or leave this GPU out of cuda.mig_gpus";
         let status = match device.set_mig_mode(on) {
             Ok(status) => status,

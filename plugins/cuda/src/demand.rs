@@ -8,6 +8,7 @@ use nvml_wrapper::Nvml;
 
 use crate::carve::Carver;
 use crate::config::Config;
+use crate::discover::Machine;
 use crate::error::Error;
 use crate::journal::{Entry, Store};
 use crate::manage::{Manage, Policy};
@@ -91,13 +92,13 @@ impl CudaPlugin {
         let is_held = |entry: &Entry| self.demand.is_held(entry);
         let mut carver = Carver {
             turn: store.turn()?,
-            nvml: start()?,
+            nvml: Some(start()?),
             start: &start,
             root: &self.root,
             boot: self.root.boot(),
             is_held: &is_held,
         };
-        let machine = self.read(&carver.nvml, Ok(carver.turn.entries().to_vec()))?;
+        let machine = self.look(&carver)?;
         // Whatever can be refused is, before anything is made.
         let asked = |slice| prepare::asked(slice, &machine);
         let units = request
@@ -108,11 +109,16 @@ impl CudaPlugin {
         self.suits(request, &machine, &units, &found)?;
         let mut changes = vec![];
         let edits = carver.make(request, &machine, &mut changes).and_then(|()| {
-            let entries = Ok(carver.turn.entries().to_vec());
-            let machine = self.read(&carver.nvml, entries)?;
+            let machine = self.look(&carver)?;
             self.edits(request, &machine, &found)
         });
         edits.map_err(|error| carver.undo(changes, error))
+    }
+
+    /// The machine, as whoever may change it finds it.
+    fn look(&self, carver: &Carver<'_>) -> Result<Machine, Error> {
+        let nvml = carver.nvml().map_err(|e| Error::Init(e.to_string()))?;
+        self.read(&nvml, Ok(carver.turn.entries().to_vec()))
     }
 
     /// Unmakes what was made for an allocation. What it held whole is free when its
@@ -154,7 +160,7 @@ impl CudaPlugin {
         let is_held = |entry: &Entry| self.demand.is_held(entry);
         let mut carver = Carver {
             turn,
-            nvml,
+            nvml: Some(nvml),
             start: &|| Err(Error::Turn),
             root: &self.root,
             boot: self.root.boot(),

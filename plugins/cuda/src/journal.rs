@@ -28,10 +28,10 @@ const LOCK: &str = "mig.lock";
 const WANTED: &str = "mig.wanted";
 /// The format's.
 const VERSION: u32 = 1;
-/// How long others are waited for: less than a call may take.
-const CHANGE: Duration = Duration::from_secs(7);
+/// How long others are waited for: what a call is for takes time as well.
+const CHANGE: Duration = Duration::from_secs(4);
 /// The same for a look, and for one that may take little time.
-pub(crate) const LOOK: Duration = Duration::from_secs(7);
+pub(crate) const LOOK: Duration = Duration::from_secs(4);
 pub(crate) const GLANCE: Duration = Duration::from_secs(1);
 
 /// The folder.

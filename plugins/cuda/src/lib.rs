@@ -131,7 +131,13 @@ impl CudaPlugin {
             boot: &boot,
             is_held: &|entry| self.demand.is_held(entry),
         };
-        manage::read(nvml, &mut reading, self.demand.manage(), written);
+        manage::read(
+            nvml,
+            &self.silent,
+            &mut reading,
+            self.demand.manage(),
+            written,
+        );
         Ok(discover::machine(&self.root, reading, &self.kept))
     }
 

@@ -1,16 +1,24 @@
 //! GPUs whose MIG instances Divvy makes and unmakes: which these are, what of them is
 //! ours, and what they offer.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
 use divvy_plugin::{Amount, Capacity, Device, Health, HealthState};
 use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
 
 use crate::journal::Entry;
 use crate::layout::{self, GpuInstance, Layout};
 use crate::mig::by_gpu_instance;
-use crate::nvml::{Gpu, Reading};
+use crate::nvml::{self, Gpu, Reading, Silent};
 use crate::partition::{Whole, cut};
 use crate::root::without_function;
 use crate::slots::{MEMORY, TIME, WHOLE, share_quantum};
+
+/// How long a GPU may take to say how it can be cut.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// What Divvy may do about MIG.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +126,13 @@ fn same_slot(one: &str, other: &str) -> bool {
 }
 
 /// Asks about those that are managed.
-pub(crate) fn read(nvml: &Nvml, reading: &mut Reading, manage: &Manage, written: Written<'_>) {
+pub(crate) fn read(
+    nvml: &Arc<Nvml>,
+    silent: &Silent,
+    reading: &mut Reading,
+    manage: &Manage,
+    written: Written<'_>,
+) {
     if manage.policy == Policy::Keep {
         return;
     }
@@ -128,21 +142,34 @@ pub(crate) fn read(nvml: &Nvml, reading: &mut Reading, manage: &Manage, written:
             "cuda.mig_gpus names {name}, which is no GPU of this machine"
         ));
     }
-    for gpu in reading.gpus.iter_mut().filter(|gpu| manage.has(gpu)) {
-        let Some(mig) = gpu
+    let may = |gpu: &Gpu| {
+        let mig = gpu
             .mig
-            .filter(|mig| mig.on || manage.policy == Policy::Mode)
-        else {
-            continue;
+            .filter(|mig| mig.on || manage.policy == Policy::Mode);
+        mig.filter(|_| gpu.lost.is_none() && manage.has(gpu))
+    };
+    let asked = reading.gpus.iter().filter_map(|gpu| {
+        let mig = may(gpu)?;
+        Some((gpu.index, (gpu.uuid.clone(), gpu.memory, mig.on)))
+    });
+    let asked: BTreeMap<u32, _> = asked.collect();
+    let count = asked.keys().last().map_or(0, |last| last + 1);
+    let ask = move |nvml: &Nvml, index: u32| {
+        let (uuid, memory, on) = asked.get(&index)?;
+        let device = match uuid {
+            Some(uuid) => nvml.device_by_uuid(uuid.as_str()),
+            None => nvml.device_by_index(index),
         };
-        if gpu.lost.is_some() {
+        Some(device.and_then(|device| layout::read(nvml, &device, *memory, *on)))
+    };
+    let mut layouts = nvml::each(nvml, count, silent, LIMIT, ask);
+    for gpu in &mut reading.gpus {
+        if may(gpu).is_none() {
             continue;
         }
-        let device = match &gpu.uuid {
-            Some(uuid) => nvml.device_by_uuid(uuid.as_str()),
-            None => nvml.device_by_index(gpu.index),
-        };
-        let layout = device.and_then(|device| layout::read(nvml, &device, gpu.memory, mig.on));
+        let layout = layouts.get_mut(gpu.index as usize).and_then(Option::take);
+        let late = || Err(NvmlError::Timeout);
+        let layout = layout.flatten().unwrap_or_else(late);
         let why = match layout {
             Ok(layout) if !layout.kinds.is_empty() => {
                 gpu.managed = Some(managed(gpu, manage, layout, written, &mut warnings));
