@@ -133,6 +133,26 @@ fn a_job_has_its_instance_while_it_runs() {
     all_is_back(&nvidia);
 }
 
+/// Who asks for so much of a GPU, at a level that a part of one does not reach.
+#[test]
+fn a_firm_part_of_a_gpu_is_an_instance() {
+    requires!(root);
+    let nvidia = machine("h100x8", "mode");
+    for (asks, profile) in [
+        ("--gpu-mem 30GiB", "3g.40gb"),
+        // A quarter of the memory has a fifth of the multiprocessors.
+        ("--gpu 0.22", "2g.20gb"),
+        ("--gpu 0.15", "1g.20gb"),
+    ] {
+        let asks = format!("{asks} --min-level hardware");
+        holds(&nvidia, "a", &asks);
+        let made: Vec<String> = instances(&nvidia).into_iter().map(|(_, p, _)| p).collect();
+        assert_eq!(made, [profile], "{asks}");
+        ends(&nvidia, "a");
+        all_is_back(&nvidia);
+    }
+}
+
 #[test]
 fn several_at_once_are_made_or_none() {
     requires!(root);

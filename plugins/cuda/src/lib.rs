@@ -1,22 +1,23 @@
 //! Divvy's plugin for NVIDIA GPUs.
 //!
 //! Finds GPUs and MIG instances through NVML and the kernel's files; hands out whole
-//! GPUs, parts of one, and MIG instances that exist; and gives containers their device
-//! nodes and the driver's libraries, with or without NVIDIA's own container toolkit.
+//! GPUs, parts of one, and MIG instances, which it makes where it may; and gives containers
+//! their device nodes and the driver's libraries, with or without NVIDIA's own toolkit.
 //!
 //! It promises that a GPU's identity is its UUID and never its place in a list, that
 //! what a driver or a GPU does not know lowers the detail and hides nothing, that one
 //! lost GPU hides no other, that it keeps no GPU open between two looks, and that it
 //! does not start CUDA.
 //!
-//! It refuses to decide who gets what, to change anything on the machine, and to call
-//! a part of a GPU more firmly limited than it is: parts are advisory, MIG instances
-//! and whole GPUs the hardware's.
+//! It refuses to decide who gets what, to change anything on the machine but MIG, and that
+//! only where it is told to, and to call a part of a GPU more firmly limited than it is:
+//! parts are advisory, MIG instances and whole GPUs the hardware's.
 //!
 //! One idea per module: `root`, `libraries`, `nvml`, `kmsg`, `listen`, `heard` and `ffi` read;
 //! `identity`, `links`, `mig`, `health`, `xid`, `conditions` and `discover` understand;
 //! `watch` waits, `sample` measures; `slots` is what can be asked for; `prepare` and `require` are the way
-//! into a container.
+//! into a container. Of MIG on demand, `layout` and `users` read, `partition` and `manage`
+//! understand, `journal` remembers, `carve` acts, and `demand` is the way to it.
 
 #![deny(unsafe_code)]
 
