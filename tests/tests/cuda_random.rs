@@ -17,7 +17,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::Value;
 
 const EVENTS: usize = 1000;
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 5;
 /// Those who take and give back meanwhile.
 const CLIENTS: usize = 3;
 /// Until all is as the machine says: a well GPU is watched for 5 s.
