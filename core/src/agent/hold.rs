@@ -93,9 +93,24 @@ impl Agent {
             return Ok(record);
         }
         let (edits, _) = self.prepare(&record, &inventory, &BTreeMap::new()).await?;
-        record = self.change(id, |record| record.edits.clone_from(&edits))?;
-        self.save_copy(&record)?;
-        Ok(record)
+        match self.change(id, |record| record.edits.clone_from(&edits)) {
+            Ok(record) => {
+                self.save_copy(&record)?;
+                Ok(record)
+            }
+            // Let go of meanwhile, before there was anything to undo: there is now.
+            Err(error @ AgentError::NoSuchWorkload(_)) => {
+                record.edits = edits;
+                if let Err(left) = settle::release(&self.plugins, &record).await {
+                    tracing::warn!(
+                        "{} was let go of while it was prepared: {left}",
+                        record.name
+                    );
+                }
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn change(&self, id: &str, change: impl FnOnce(&mut Record)) -> Result<Record, AgentError> {

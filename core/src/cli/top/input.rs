@@ -182,7 +182,7 @@ impl Ui {
             KeyCode::PageUp => line.saturating_sub(10),
             KeyCode::PageDown | KeyCode::Char(' ') => line + 10,
             KeyCode::Home | KeyCode::Char('g') => 0,
-            // The description brings it back to its last line.
+            // `within` brings it back to the last.
             KeyCode::End | KeyCode::Char('G') => usize::MAX >> 1,
             KeyCode::Char('s') => return self.ask_to_stop(view),
             KeyCode::Char('q' | 'd') | KeyCode::Esc | KeyCode::Enter => return,
@@ -202,6 +202,13 @@ impl Ui {
             _ => {}
         }
         self.over = Over::Filter;
+    }
+
+    /// A description begins with no further line than this.
+    pub(super) fn within(&mut self, furthest: usize) {
+        if let Over::Describe(line) = &mut self.over {
+            *line = (*line).min(furthest);
+        }
     }
 
     /// Something is selected wherever there is something: what was, or what is in its place.
@@ -294,6 +301,21 @@ mod tests {
 
     fn char(c: char) -> KeyCode {
         KeyCode::Char(c)
+    }
+
+    #[test]
+    fn the_end_of_a_description_is_not_left_behind() {
+        let view = View::default();
+        let mut ui = Ui {
+            over: Over::Describe(0),
+            ..Ui::default()
+        };
+        ui.in_description(KeyCode::End, 0, &view);
+        ui.within(7);
+        assert_eq!(ui.over, Over::Describe(7));
+        ui.in_description(KeyCode::Up, 7, &view);
+        ui.within(7);
+        assert_eq!(ui.over, Over::Describe(6));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::described;
-use super::draw::{Palette, Scene, draw};
+use super::draw::{Palette, Scene, draw, furthest};
 use super::input::{Deed, Focus, Over, Ui};
 use super::model::{Model, News, View};
 use super::terminal::Screen;
@@ -54,6 +54,7 @@ async fn run(
         let view = model.view(now_ms(), &ui.filter);
         ui.settle(&view);
         let description = describe(&model, &ui, &view);
+        ui.within(furthest(&description, screen.height()));
         let scene = Scene {
             view: &view,
             ui: &ui,

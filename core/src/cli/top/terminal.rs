@@ -80,6 +80,10 @@ impl Screen {
         self.0.size().map_or(80, |size| size.width)
     }
 
+    pub(super) fn height(&self) -> u16 {
+        self.0.size().map_or(24, |size| size.height)
+    }
+
     /// Waits in the background until somebody lets this go on.
     pub(super) fn suspend(&mut self) -> Result<(), AgentError> {
         give_back();

@@ -39,6 +39,11 @@ pub(super) struct Scene<'a> {
     pub(super) width: u16,
 }
 
+/// The furthest line that a description begins with.
+pub(super) fn furthest(description: &[String], height: u16) -> usize {
+    overlay::furthest(description.len(), height)
+}
+
 /// How many lines it takes to show everything.
 pub(super) fn height(scene: &Scene<'_>) -> u16 {
     let devices = u16::try_from(devices::lines(scene, true).len()).unwrap_or(u16::MAX);

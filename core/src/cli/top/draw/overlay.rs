@@ -61,6 +61,11 @@ pub(super) fn frame(
     )
 }
 
+/// The furthest line that a text of so many lines begins with on a screen of this height.
+pub(super) fn furthest(lines: usize, height: u16) -> usize {
+    lines.saturating_sub(usize::from(height.saturating_sub(2)))
+}
+
 /// Lines, from `from` on where there are more than fit; the last ones at the latest.
 pub(super) fn text(
     buffer: &mut Buffer,

@@ -45,6 +45,10 @@ impl Rates {
             .entry((key.to_owned(), counter))
             .or_insert_with(|| new);
         known.round = round;
+        // A clock that was set back: nothing before says anything of now.
+        if at_ms < known.at_ms {
+            (known.at_ms, known.value, known.rate) = (at_ms, value, None);
+        }
         let span = at_ms.saturating_sub(known.at_ms);
         if span < SPAN_MS {
             return;
@@ -88,8 +92,12 @@ impl Histories {
     /// It was this then; the same measurement is noted once.
     pub(super) fn note(&mut self, key: &str, at_ms: u64, figure: u32) {
         let (last, past) = self.0.entry(key.to_owned()).or_default();
-        if at_ms <= *last {
+        if at_ms == *last {
             return;
+        }
+        // A clock that was set back begins another past.
+        if at_ms < *last {
+            past.clear();
         }
         *last = at_ms;
         past.push_back(figure);
