@@ -159,7 +159,16 @@ impl Agent {
     pub async fn inventory(&self) -> (Inventory, Vec<(String, CallError)>) {
         match &self.watched {
             Some(watched) => watched.inventory(),
-            None => self.plugins.inventory().await,
+            None => {
+                // A ledger that cannot be read says nothing of who holds what.
+                if sys::is_root()
+                    && !self.plugins.is_told()
+                    && let Ok(records) = self.ledger.shared_records()
+                {
+                    self.plugins.set_held(&records);
+                }
+                self.plugins.inventory().await
+            }
         }
     }
 

@@ -135,12 +135,6 @@ pub enum Holdings {
     Records(Arc<Vec<Record>>),
 }
 
-impl Default for Holdings {
-    fn default() -> Self {
-        Self::Request(RestoreRequest::default())
-    }
-}
-
 impl Holdings {
     fn of(&self, plugin: &str) -> RestoreRequest {
         let records = match self {
@@ -167,7 +161,8 @@ pub struct Client {
     file: PluginFile,
     exe: PathBuf,
     open: OpenRequest,
-    held: std::sync::Mutex<Holdings>,
+    /// `None`: nobody has said yet what is held.
+    held: std::sync::Mutex<Option<Holdings>>,
     deadline: Duration,
     history: Option<PathBuf>,
     /// The host that answers.
@@ -282,22 +277,29 @@ impl Client {
         *self
             .held
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = held;
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(held);
     }
 
     /// The devices of which something is held, each once.
     pub(crate) fn held_devices(&self) -> Vec<String> {
-        let held = self.held();
+        let held = self.held().unwrap_or_default();
         let slices = held.allocations.iter().flat_map(|held| &held.slices);
         let devices: BTreeSet<&str> = slices.map(|slice| slice.device.as_str()).collect();
         devices.into_iter().map(Into::into).collect()
     }
 
-    fn held(&self) -> RestoreRequest {
-        self.held
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .of(&self.name)
+    /// What is held, if somebody has said it.
+    fn held(&self) -> Option<RestoreRequest> {
+        let held = self.held.lock();
+        let held = held.unwrap_or_else(std::sync::PoisonError::into_inner);
+        held.as_ref().map(|held| held.of(&self.name))
+    }
+
+    /// Has somebody said what is held?
+    pub(super) fn is_told(&self) -> bool {
+        let held = self.held.lock();
+        held.unwrap_or_else(std::sync::PoisonError::into_inner)
+            .is_some()
     }
 
     /// Where it stands.
@@ -619,8 +621,8 @@ impl Client {
             ..self.open.clone()
         };
         let _: () = self.exchange(host, Op::Open, &open, self.deadline).await?;
-        let held = self.held();
-        if !held.allocations.is_empty() {
+        // Also that nothing is: what the plugin remembers of anybody is over then.
+        if let Some(held) = self.held() {
             let _: () = self
                 .exchange(host, Op::Restore, &held, self.deadline)
                 .await?;

@@ -130,6 +130,12 @@ impl Set {
         }
     }
 
+    /// Do the plugins' next hosts learn what is held?
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.clients.iter().all(Client::is_told)
+    }
+
     /// Asks every plugin what there is, all at once. A plugin that fails is in
     /// the second list and hides no other.
     pub async fn inventory(&self) -> (Inventory, Vec<(String, CallError)>) {

@@ -18,8 +18,9 @@ use crate::manifest::Manifest;
 ///
 /// The agent loads the plugin in a *plugin host*, a child process of its own,
 /// and calls, in this order: [`manifest`](Self::manifest), then
-/// [`open`](Self::open) once, then [`restore`](Self::restore) once if anything
-/// is held, then the others as needed. One call is in flight at a time.
+/// [`open`](Self::open) once, then [`restore`](Self::restore) once if it is known
+/// what is held (it may be nothing), then the others as needed. One call is in flight at
+/// a time.
 /// [`watch`](Self::watch) and [`sample`](Self::sample) are each called in a host of
 /// their own beside that, opened and told in the same way, so that a wait keeps nobody
 /// waiting; the one that measures lives while somebody wants measurements.
@@ -115,7 +116,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// later.
     fn release(&self, request: &ReleaseRequest) -> Result<(), PluginError>;
 
-    /// Learns what is held, after a restart of the host or the agent.
+    /// Learns what is held, after a restart of the host or the agent: all of it, as it
+    /// was when the host was started or a little before.
     /// Containers are running: nothing of theirs may change. Deadline 10 s.
     /// Idempotent.
     ///

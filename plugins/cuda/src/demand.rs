@@ -1,6 +1,7 @@
 //! MIG on demand: what `open`, `prepare`, `release` and `restore` do about it.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use divvy_plugin::{Edits, PrepareRequest, ReleaseRequest};
@@ -18,9 +19,9 @@ use crate::slots::DEVICE;
 use crate::users;
 use crate::{CudaPlugin, nvml};
 
-/// An allocation of which this host was not told, and that was written down so long
-/// before the host began, holds nothing: whoever writes one down has it in the ledger,
-/// and a host is told what was there when it began, or a little before.
+/// An allocation that was not among those that this host was told of, and that was written
+/// down so long before the host began, holds nothing: whoever writes one down has it in the
+/// ledger, and a host is told what was there when it began, or a little before.
 const FORGOTTEN_MS: u64 = 600_000;
 
 /// What is remembered over hosts, and what this one was told.
@@ -31,6 +32,7 @@ pub(crate) struct Demand {
     /// ms since the machine began.
     opened_ms: u64,
     held: Mutex<BTreeSet<String>>,
+    is_told: AtomicBool,
 }
 
 impl Demand {
@@ -52,6 +54,7 @@ impl Demand {
             manage,
             opened_ms: root.boot().1,
             held: Mutex::default(),
+            is_told: AtomicBool::new(false),
         })
     }
 
@@ -71,10 +74,17 @@ impl Demand {
         self.held().extend(allocations.into_iter().cloned());
     }
 
+    /// Learns all that is held.
+    pub(crate) fn learn<'a>(&self, allocations: impl IntoIterator<Item = &'a String>) {
+        self.remember(allocations);
+        self.is_told.store(true, Ordering::Relaxed);
+    }
+
     /// Is it, as far as this host can tell?
     pub(crate) fn is_held(&self, entry: &Entry) -> bool {
         let recent = entry.at_ms.saturating_add(FORGOTTEN_MS) > self.opened_ms;
-        recent || self.held().contains(&entry.allocation)
+        let may = !self.is_told.load(Ordering::Relaxed) || recent;
+        may || self.held().contains(&entry.allocation)
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -187,5 +197,37 @@ impl CudaPlugin {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_forgotten_on_missing_evidence() {
+        let config = Config::parse(&BTreeMap::new()).unwrap();
+        let mut demand = Demand::new(&config, &Root::new(Path::new("/")), Some("/tmp")).unwrap();
+        demand.opened_ms = FORGOTTEN_MS + 1000;
+        let entry = |allocation: &str, at_ms| Entry {
+            allocation: allocation.into(),
+            gpu: "GPU-1".into(),
+            address: "0000:01:00.0".into(),
+            boot: "b".into(),
+            at_ms,
+            part: None,
+        };
+        // A host that was told nothing.
+        assert!(demand.is_held(&entry("a", 0)));
+        demand.learn([&"b".to_owned()]);
+        assert!(demand.is_held(&entry("b", 0)));
+        assert!(!demand.is_held(&entry("a", 0)));
+        // It may have begun after the list was made.
+        assert!(demand.is_held(&entry("a", 1001)));
+        demand.remember([&"a".to_owned()]);
+        assert!(demand.is_held(&entry("a", 0)));
     }
 }

@@ -272,8 +272,7 @@ impl Plugin for CudaPlugin {
     /// Whoever is not among these, and was not prepared since, holds nothing.
     fn restore(&self, request: &RestoreRequest) -> Result<(), PluginError> {
         let allocations = request.allocations.iter();
-        self.demand
-            .remember(allocations.map(|held| &held.allocation));
+        self.demand.learn(allocations.map(|held| &held.allocation));
         Ok(())
     }
 
