@@ -254,7 +254,9 @@ fn mig_is_not_switched_under_anybodys_feet() {
             utilization: None,
         }];
     });
-    run().exits(125).complains("it is in use by process 1 (");
+    run().exits(125).complains("[insufficient]");
+    let warnings = nvidia.warnings();
+    assert!(warnings.contains("programs draw on it"), "{warnings}");
     // One that NVML does not list.
     gpu(|gpu| (gpu.process, gpu.used_by_client) = (vec![], true));
     run()
@@ -606,13 +608,22 @@ fn nothing_is_handed_on_while_processes_are_still_there() {
         let process = computes(&nvidia, name, gpu.instance.first().map(|i| i.gi));
         let _ = nvidia.divvy("stop a").run();
         let state = || rootfs::record(&nvidia.machine, "a")["state"].clone();
-        assert!(eventually(|| state() == json!("releasing")), "{}", state());
-        let said = nvidia.divvy("ps -a").run();
-        let pid = std::process::id().to_string();
-        assert!(said.stderr.contains(&pid), "it is named: {said}");
-        assert_eq!(instances(&nvidia).len(), gpu.instance.len());
-        drop(process);
-        nvidia.divvy("ps -a").run().succeeds();
+        if asks == "--gpu 1" {
+            // What is its own to give back it gives back; the GPU is closed.
+            assert!(eventually(|| state() == json!("exited")), "{}", state());
+            let eight = || nvidia.divvy("fit --gpu 8 --cpu 0.1 --mem 64MiB").run();
+            eight().exits(125).complains("is no workload's");
+            drop(process);
+            eight().succeeds();
+        } else {
+            assert!(eventually(|| state() == json!("releasing")), "{}", state());
+            let said = nvidia.divvy("ps -a").run();
+            let pid = std::process::id().to_string();
+            assert!(said.stderr.contains(&pid), "it is named: {said}");
+            assert_eq!(instances(&nvidia).len(), gpu.instance.len());
+            drop(process);
+            nvidia.divvy("ps -a").run().succeeds();
+        }
         assert_eq!(state(), json!("exited"));
         nvidia.divvy("rm a").run().succeeds();
         all_is_back(&nvidia);
@@ -708,5 +719,35 @@ fn it_keeps_the_contract() {
         let root = format!("--set=root={}", nvidia.root().display());
         let check = check.arg(root).arg(format!("--set=mig={mig}")).run();
         check.succeeds().says(", 0 failed, ");
+    }
+}
+
+/// What was made for somebody who let go of it before it was there, or whose record is
+/// gone, is in nobody's way: whoever is given the place has the ledger's word for it.
+#[test]
+fn what_nobody_holds_makes_room() {
+    requires!(root);
+    for asks in [
+        "--slot cuda.mig-7g.80gb=1",
+        "--slot cuda.mig-1g.10gb=1",
+        "--gpu 1",
+    ] {
+        let nvidia = machine("a100-mig", "mode");
+        holds(&nvidia, "a", "--slot cuda.mig-7g.80gb=1");
+        let id = rootfs::record(&nvidia.machine, "a")["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let file = nvidia.machine.state().join("plugins/cuda/mig.json");
+        let journal = fs::read_to_string(&file).unwrap();
+        assert!(journal.contains(&id), "{journal}");
+        fs::write(&file, journal.replace(&id, "somebody")).unwrap();
+        ends(&nvidia, "a");
+        let made = |nvidia: &Nvidia| now(nvidia).gpu["whole"].instance.len();
+        assert_eq!(made(&nvidia), 1, "nobody's, and there");
+        job(&nvidia, asks, "true").succeeds();
+        assert_eq!(made(&nvidia), 0, "{asks}");
+        let journal = fs::read_to_string(&file).unwrap();
+        assert!(!journal.contains("somebody"), "{journal}");
     }
 }

@@ -11,7 +11,11 @@ use std::sync::Arc;
 use divvy_plugin::{PrepareRequest, Slice};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
-use nvml_wrapper_sys::bindings::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_RESOURCES as FULL;
+use nvml_wrapper_sys::bindings::{
+    nvmlReturn_enum_NVML_ERROR_IN_USE as IN_USE,
+    nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_RESOURCES as FULL,
+    nvmlReturn_enum_NVML_ERROR_RESET_REQUIRED as RESET,
+};
 
 use crate::discover::{Machine, Unit};
 use crate::error::Error;
@@ -26,11 +30,15 @@ use crate::root::{Root, without_function};
 use crate::slots::{is_of_profile, slot_of};
 use crate::users;
 
+/// Who keeps MIG from being switched, where no process is on the GPU.
+const CLIENT: &str = "it is in use by another client, such as a monitoring daemon or a display; stop that, or leave this GPU out of cuda.mig_gpus";
+
 /// Who may change MIG now, and with what.
 pub(crate) struct Carver<'a> {
-    pub(crate) turn: Turn<'a>,
-    /// `None` while it is ended, since a GPU was reset.
+    /// `None` while it is ended, since a GPU was reset. Ended before the turn is: whoever
+    /// has the next one meets no client of ours.
     pub(crate) nvml: Option<Arc<Nvml>>,
+    pub(crate) turn: Turn<'a>,
     /// Starts NVML.
     pub(crate) start: &'a dyn Fn() -> Result<Arc<Nvml>, Error>,
     pub(crate) root: &'a Root,
@@ -69,6 +77,7 @@ impl Carver<'_> {
     ) -> Result<(), Error> {
         self.tidy(machine)?;
         let (wanted, undivided) = plan(request, machine)?;
+        self.reclaim(&request.allocation, &wanted, &undivided)?;
         let mut switched = false;
         for unit in &undivided {
             let entry = self.entry(&request.allocation, unit, None);
@@ -153,6 +162,40 @@ impl Carver<'_> {
                 .is_some_and(|part| is_there(entry, part));
             entry.boot == *boot && (is_held(entry) || there)
         })
+    }
+
+    /// Unmakes what is written down for others where this request is to be. Whoever asks has
+    /// the ledger's word that nobody holds anything there: who did was lost, or let go of
+    /// it before it was made. What is in use all the same stays.
+    fn reclaim(
+        &mut self,
+        allocation: &str,
+        wanted: &[Wanted<'_>],
+        undivided: &[&Unit],
+    ) -> Result<(), Error> {
+        let is_lost = |entry: &&Entry| {
+            let cut = |one: &Wanted<'_>| {
+                let place = |part: &Part| {
+                    part.start < one.start + one.kind.size && one.start < part.start + part.size
+                };
+                one.unit.device.id == entry.gpu && entry.part.as_ref().is_none_or(place)
+            };
+            let whole = |unit: &&Unit| unit.device.id == entry.gpu && entry.part.is_some();
+            entry.allocation != allocation
+                && entry.boot == self.boot.0
+                && (wanted.iter().any(cut) || undivided.iter().any(whole))
+        };
+        let lost: Vec<Entry> = self
+            .turn
+            .entries()
+            .iter()
+            .filter(is_lost)
+            .cloned()
+            .collect();
+        for entry in lost {
+            self.let_go(&entry)?;
+        }
+        Ok(())
     }
 
     fn entry(&self, allocation: &str, unit: &Unit, part: Option<Part>) -> Entry {
@@ -379,10 +422,16 @@ impl Carver<'_> {
         let unknown = |error: NvmlError| switch(unit, on, error.to_string());
         let nvml = self.nvml().map_err(unknown)?;
         let device = device_of(&nvml, &unit.device.id, &unit.address).map_err(unknown)?;
-        let client = "it is in use by another client, such as a monitoring daemon or a display; stop that, or leave this GPU out of cuda.mig_gpus";
+        let why = |status: u32| {
+            match status {
+            0 | IN_USE => CLIENT.to_owned(),
+            RESET => "it takes a reset that the driver does not make by itself here: nvidia-smi --gpu-reset, or a restart".to_owned(),
+            status => format!("NVML's status of the change is {status}"),
+        }
+        };
         let status = match device.set_mig_mode(on) {
             Ok(status) => status,
-            Err(NvmlError::InUse) => return refuse(client.into()),
+            Err(NvmlError::InUse) => return refuse(CLIENT.into()),
             Err(error) => return refuse(error.to_string()),
         };
         let is = device
@@ -393,9 +442,10 @@ impl Carver<'_> {
         }
         // Asked for with the next reset: not for us, who need it now.
         match device.set_mig_mode(!on) {
-            Ok(_) => refuse(client.into()),
+            Ok(_) => refuse(why(status)),
             Err(error) => refuse(format!(
-                "{client}; it will be {} after the next reset, and that cannot be taken back: {error}",
+                "{}; it will be {} after the next reset, and that cannot be taken back: {error}",
+                why(status),
                 word(on)
             )),
         }

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use divvy_plugin::{Edits, PrepareRequest, ReleaseRequest};
-use nvml_wrapper::Nvml;
+use divvy_plugin::{Edits, PrepareRequest, ReleaseRequest, Slice};
 
 use crate::carve::Carver;
 use crate::config::Config;
@@ -15,8 +14,6 @@ use crate::journal::{Entry, Store};
 use crate::manage::{Manage, Policy};
 use crate::prepare;
 use crate::root::Root;
-use crate::slots::DEVICE;
-use crate::users;
 use crate::{CudaPlugin, nvml};
 
 /// An allocation that was not among those that this host was told of, and that was written
@@ -131,14 +128,23 @@ impl CudaPlugin {
         self.read(&nvml, Ok(carver.turn.entries().to_vec()))
     }
 
-    /// Unmakes what was made for an allocation. What it held whole is free when its
-    /// processes have let go of it.
+    /// Unmakes what was made for an allocation. (What somebody still computes on, the core
+    /// keeps closed.)
     pub(crate) fn unmake(&self, request: &ReleaseRequest) -> Result<(), Error> {
         let mine = |entry: &Entry| entry.allocation == request.allocation;
-        let mut turn = match &self.demand.store {
-            Some(store) if store.entries()?.iter().any(mine) => Some(store.turn()?),
-            _ => None,
+        let Some(store) = &self.demand.store else {
+            return Ok(());
         };
+        let entries = match store.entries() {
+            Ok(entries) => entries,
+            // Of what is not cut nothing has to be known.
+            Err(_) if !request.slices.iter().any(is_cut) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if !entries.iter().any(mine) {
+            return Ok(());
+        }
+        let mut turn = store.turn()?;
         let nvml = self
             .libraries()
             .and_then(|found| nvml::start(&self.root, &found.nvml));
@@ -146,26 +152,18 @@ impl CudaPlugin {
             Ok(nvml) => nvml,
             // No instance outlives the driver, and no process uses a GPU without it.
             Err(_) if self.root.driver_version().is_none() => {
-                return match &mut turn {
-                    Some(turn) => turn.retain(|entry| !mine(entry)),
-                    None => Ok(()),
-                };
+                return turn.retain(|entry| !mine(entry));
             }
             Err(error) => {
-                let made = turn.map(|turn| turn.of(&request.allocation));
-                return match made.and_then(|made| made.into_iter().next()) {
-                    Some(entry) => Err(Error::Unknown {
+                let made = turn.of(&request.allocation).into_iter().next();
+                return made.map_or(Ok(()), |entry| {
+                    Err(Error::Unknown {
                         gpu: entry.gpu,
                         what: "what was made".into(),
                         why: error.to_string(),
-                    }),
-                    None => Ok(()),
-                };
+                    })
+                });
             }
-        };
-        self.is_left(request, &nvml)?;
-        let Some(turn) = turn else {
-            return Ok(());
         };
         let is_held = |entry: &Entry| self.demand.is_held(entry);
         let mut carver = Carver {
@@ -178,26 +176,12 @@ impl CudaPlugin {
         };
         carver.release(&request.allocation)
     }
+}
 
-    /// Have the processes of whoever had a whole GPU, or an instance that exists, let go
-    /// of it? Of what NVML does not answer nothing is to be expected.
-    fn is_left(&self, request: &ReleaseRequest, nvml: &Nvml) -> Result<(), Error> {
-        for slice in &request.slices {
-            // Of what is unmade the driver says by itself that it is in use.
-            let exists = slice.device.starts_with("MIG-");
-            if slice.slot != DEVICE && !exists {
-                continue;
-            }
-            let left = users::leaving(|| users::of_device(nvml, &slice.device));
-            if !left.is_empty() {
-                return Err(Error::InUse {
-                    device: slice.device.clone(),
-                    who: users::names(&left),
-                });
-            }
-        }
-        Ok(())
-    }
+/// Is it of a partition that was made for it? (An instance that existed is a device of its
+/// own.)
+fn is_cut(slice: &Slice) -> bool {
+    slice.start.is_some() && !slice.device.starts_with("MIG-")
 }
 
 #[cfg(test)]

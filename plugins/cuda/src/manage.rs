@@ -147,7 +147,21 @@ pub(crate) fn read(
             .mig
             .filter(|mig| mig.on || manage.policy == Policy::Mode);
         mig.filter(|_| gpu.lost.is_none() && manage.has(gpu))
+            .filter(|mig| mig.on || !gpu.vitals.drawing)
     };
+    let whole = manage.policy == Policy::Mode;
+    let drawn_on = |gpu: &&Gpu| whole && gpu.vitals.drawing && gpu.mig.is_some_and(|mig| !mig.on);
+    for gpu in reading
+        .gpus
+        .iter()
+        .filter(drawn_on)
+        .filter(|gpu| manage.has(gpu))
+    {
+        warnings.push(format!(
+            "GPU {} is not cut: programs draw on it, and MIG is not turned on under them",
+            name(gpu)
+        ));
+    }
     let asked = reading.gpus.iter().filter_map(|gpu| {
         let mig = may(gpu)?;
         Some((gpu.index, (gpu.uuid.clone(), gpu.memory, mig.on)))

@@ -8,7 +8,7 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 
 use crate::nvml::processes;
-use nvml_wrapper::{Device, Nvml};
+use nvml_wrapper::Device;
 
 /// How long processes that have ended may take to let go of a GPU: so many looks, so far
 /// apart.
@@ -26,16 +26,6 @@ pub(crate) fn leaving(there: impl Fn() -> Vec<u32>) -> Vec<u32> {
         left = there();
     }
     left
-}
-
-/// Those that compute on a GPU or a MIG device with this id, as far as NVML says.
-pub(crate) fn of_device(nvml: &Nvml, id: &str) -> Vec<u32> {
-    let device = match id.contains(':') {
-        true => nvml.device_by_pci_bus_id(id),
-        false => nvml.device_by_uuid(id),
-    };
-    let there = device.and_then(|device| computing(&device));
-    pids(there.unwrap_or_default())
 }
 
 /// Those on a GPU, computing or drawing.

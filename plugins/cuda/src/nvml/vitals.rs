@@ -32,6 +32,8 @@ pub(crate) struct Vitals {
     /// Programs that compute on it, with the GPU instance that each is in; `None`: the
     /// driver does not say.
     pub(crate) computing: Option<Vec<(u32, Option<u32>)>>,
+    /// Do programs draw on it?
+    pub(crate) drawing: bool,
     /// Bytes that are used though no program is on it.
     pub(crate) leftover: Option<u64>,
 }
@@ -95,6 +97,7 @@ impl Asker<'_> {
             hot: throttle
                 .is_some_and(|reasons| reasons.contains(ThrottleReasons::HW_THERMAL_SLOWDOWN)),
             computing: self.computing(),
+            drawing: self.draws,
             leftover: None,
         };
         self.gpu.vitals.leftover = self.leftover();
