@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use divvy_plugin::{Edits, PrepareRequest, ReleaseRequest};
+use divvy_plugin::{Edits, PrepareRequest, ReleaseRequest, Slice};
 use nvml_wrapper::Nvml;
 
 use crate::carve::Carver;
 use crate::config::Config;
 use crate::discover::Machine;
 use crate::error::Error;
-use crate::journal::{Entry, Store};
+use crate::journal::{Entry, LOOK, Store, Turn};
 use crate::manage::{Manage, Policy};
 use crate::prepare;
 use crate::root::Root;
@@ -139,31 +139,38 @@ impl CudaPlugin {
             Some(store) if store.entries()?.iter().any(mine) => Some(store.turn()?),
             _ => None,
         };
+        let made = turn.as_ref().map(|turn| turn.of(&request.allocation));
+        let mut made = made.into_iter().flatten().filter(|e| e.part.is_some());
+        let made = made.next();
+        let alone: Vec<&Slice> = request.slices.iter().filter(|s| is_alone(s)).collect();
+        let forget = |turn: &mut Option<Turn<'_>>| match turn {
+            Some(turn) => turn.retain(|entry| !mine(entry)),
+            None => Ok(()),
+        };
+        if made.is_none() && alone.is_empty() {
+            return forget(&mut turn);
+        }
+        let managing = self.demand.managing().filter(|_| turn.is_none());
+        let _look = managing.and_then(|store| store.look(LOOK).ok());
         let nvml = self
             .libraries()
             .and_then(|found| nvml::start(&self.root, &found.nvml));
         let nvml = match nvml {
             Ok(nvml) => nvml,
-            // No instance outlives the driver, and no process uses a GPU without it.
-            Err(_) if self.root.driver_version().is_none() => {
-                return match &mut turn {
-                    Some(turn) => turn.retain(|entry| !mine(entry)),
-                    None => Ok(()),
-                };
-            }
+            // No instance outlives the driver; and who cannot be asked has nothing to say
+            // against it that a GPU is free.
             Err(error) => {
-                let made = turn.map(|turn| turn.of(&request.allocation));
-                return match made.and_then(|made| made.into_iter().next()) {
+                return match made.filter(|_| self.root.driver_version().is_some()) {
+                    None => forget(&mut turn),
                     Some(entry) => Err(Error::Unknown {
                         gpu: entry.gpu,
                         what: "what was made".into(),
                         why: error.to_string(),
                     }),
-                    None => Ok(()),
                 };
             }
         };
-        self.is_left(request, &nvml)?;
+        is_left(&alone, &nvml)?;
         let Some(turn) = turn else {
             return Ok(());
         };
@@ -178,26 +185,27 @@ impl CudaPlugin {
         };
         carver.release(&request.allocation)
     }
+}
 
-    /// Have the processes of whoever had a whole GPU, or an instance that exists, let go
-    /// of it? Of what NVML does not answer nothing is to be expected.
-    fn is_left(&self, request: &ReleaseRequest, nvml: &Nvml) -> Result<(), Error> {
-        for slice in &request.slices {
-            // Of what is unmade the driver says by itself that it is in use.
-            let exists = slice.device.starts_with("MIG-");
-            if slice.slot != DEVICE && !exists {
-                continue;
-            }
-            let left = users::leaving(|| users::of_device(nvml, &slice.device));
-            if !left.is_empty() {
-                return Err(Error::InUse {
-                    device: slice.device.clone(),
-                    who: users::names(&left),
-                });
-            }
+/// Had it the whole GPU, or an instance that exists? Of what is unmade the driver says by
+/// itself that it is in use.
+fn is_alone(slice: &Slice) -> bool {
+    slice.slot == DEVICE || slice.device.starts_with("MIG-")
+}
+
+/// Have the processes of whoever had these let go of them? Of what NVML does not answer
+/// nothing is to be expected.
+fn is_left(alone: &[&Slice], nvml: &Nvml) -> Result<(), Error> {
+    for slice in alone {
+        let left = users::leaving(|| users::of_device(nvml, &slice.device));
+        if !left.is_empty() {
+            return Err(Error::InUse {
+                device: slice.device.clone(),
+                who: users::names(&left),
+            });
         }
-        Ok(())
     }
+    Ok(())
 }
 
 #[cfg(test)]
