@@ -547,6 +547,24 @@ fn what_goes_with_the_driver_is_let_go_of() {
     }
 }
 
+#[test]
+fn an_instance_that_others_made_a_moment_before_is_theirs() {
+    requires!(root);
+    let nvidia = machine("a100x8", "mode");
+    // It is there, and the driver says that it could not make ours.
+    let call = "nvmlDeviceCreateGpuInstanceWithPlacement";
+    let full = fault(call, None, true, Answer::Code(23));
+    nvidia.change(|d| d.fault = vec![full]);
+    let said = job(&nvidia, "--slot cuda.mig-3g.40gb=1", "true").exits(125);
+    said.complains("is taken by a MIG instance that is not Divvy's");
+    assert_eq!(instances(&nvidia).len(), 1);
+    assert_eq!(journal(&nvidia), json!([]));
+    nvidia.change(|d| d.fault.clear());
+    job(&nvidia, "--slot cuda.mig-7g.80gb=1", "true").succeeds();
+    assert_eq!(instances(&nvidia).len(), 1);
+    nothing_is_left(&nvidia.machine);
+}
+
 /// Where others have made another instance with the same numbers, ours is gone.
 #[test]
 fn an_instance_in_the_place_of_ours_is_not_ours() {

@@ -274,11 +274,16 @@ impl Carver<'_> {
                 self.turn.put(entry.clone())?;
                 changes.push(Change::Entry(Box::new(entry.clone())));
                 let place = (start, kind.size);
-                let made = ffi::make_instance(nvml.lib(), &device, kind.id, place);
-                made.map_err(|error| match error {
-                    NvmlError::UnexpectedVariant(code) if code == FULL => taken(wanted),
-                    error => failed(error),
-                })?
+                match ffi::make_instance(nvml.lib(), &device, kind.id, place) {
+                    Ok(gi) => gi,
+                    // Nothing was made: what is there is another's, made just now.
+                    Err(NvmlError::UnexpectedVariant(code)) if code == FULL => {
+                        changes.pop();
+                        self.turn.retain(|other| !other.same(&entry))?;
+                        return Err(taken(wanted));
+                    }
+                    Err(error) => return Err(failed(error)),
+                }
             }
         };
         let lib = nvml.lib();

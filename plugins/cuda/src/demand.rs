@@ -145,23 +145,24 @@ impl CudaPlugin {
             return Ok(());
         }
         let mut turn = store.turn()?;
+        let mut made = turn.of(&request.allocation).into_iter();
+        let Some(made) = made.find(|entry| entry.part.is_some()) else {
+            return turn.retain(|entry| !mine(entry));
+        };
         let nvml = self
             .libraries()
             .and_then(|found| nvml::start(&self.root, &found.nvml));
         let nvml = match nvml {
             Ok(nvml) => nvml,
-            // No instance outlives the driver, and no process uses a GPU without it.
+            // No instance outlives the driver.
             Err(_) if self.root.driver_version().is_none() => {
                 return turn.retain(|entry| !mine(entry));
             }
             Err(error) => {
-                let made = turn.of(&request.allocation).into_iter().next();
-                return made.map_or(Ok(()), |entry| {
-                    Err(Error::Unknown {
-                        gpu: entry.gpu,
-                        what: "what was made".into(),
-                        why: error.to_string(),
-                    })
+                return Err(Error::Unknown {
+                    gpu: made.gpu,
+                    what: "what was made".into(),
+                    why: error.to_string(),
                 });
             }
         };
