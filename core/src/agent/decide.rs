@@ -56,6 +56,10 @@ impl Agent {
         inventory: &Inventory,
         failed: Vec<(String, CallError)>,
     ) -> Result<Vec<(String, CallError)>, AgentError> {
+        // What somebody wrote is wrong: rather said than passed over.
+        if let Some((_, error)) = failed.iter().find(|(_, error)| error.is_invalid()) {
+            return Err(error.clone().into());
+        }
         let lacks = BASE_SLOTS
             .into_iter()
             .find(|slot| inventory.slot(slot).is_none());

@@ -162,6 +162,12 @@ impl Watched {
             let seen = all
                 .entry(client.name().to_owned())
                 .or_insert_with(|| Seen::nothing(client.name()));
+            if let Err(error) = &found
+                && !error.is_absent()
+                && seen.answer.error.as_ref() != Some(error)
+            {
+                tracing::warn!("{error}");
+            }
             let happened = !incidents.is_empty();
             seen.incidents.note(client.name(), incidents, now_ms());
             seen.note(found, stuck, now_ms()) || happened

@@ -64,6 +64,9 @@ pub fn refusal(snapshot: &Snapshot, choices: &Choices) -> Box<Refusal> {
         show(first.free),
         show(first.total)
     );
+    if slot.devices.is_empty() && !slot.summary.is_empty() {
+        message += &format!("; no device here has it: {}", slot.summary);
+    }
     if short.is_none() {
         message += ", which would fit, but not together with what else was asked";
     } else if code == RefusalCode::Fragmented {

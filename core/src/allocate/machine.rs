@@ -166,6 +166,8 @@ pub(super) struct SlotView {
     pub(super) plugin: u16,
     pub(super) unit: Box<str>,
     pub(super) class: Box<str>,
+    /// Its plugin's sentence for people.
+    pub(super) summary: Box<str>,
     pub(super) quantum: Amount,
     pub(super) shape: Shape,
     pub(super) mode: Option<u8>,
@@ -355,6 +357,7 @@ impl Machine {
                     plugin: owner,
                     unit: slot.unit.as_str().into(),
                     class: slot.class.as_str().into(),
+                    summary: slot.summary.as_str().into(),
                     quantum: slot.quantum,
                     shape: slot.shape,
                     mode: modes.of[i],

@@ -152,7 +152,10 @@ impl Snapshot {
             };
             for (capacity, amount) in &slice.part.capacities {
                 let Some(cell) = cell_of(&machine, effect.device, capacity) else {
-                    close(self, format!("its {capacity} is held but it has none"));
+                    close(
+                        self,
+                        format!("{capacity} of it is held, and it has none now"),
+                    );
                     continue;
                 };
                 self.left[cell] = self.left[cell].saturating_sub(nanos(*amount));

@@ -376,12 +376,34 @@ fn total(machine: &Machine, ix: SlotIx) -> Amount {
     slot.devices.iter().map(whole).sum()
 }
 
+/// Names, of which those that differ in their last part alone are one where they are many:
+/// `cuda.mig-… (87)`.
+fn in_families(names: &[&str]) -> Vec<String> {
+    const MANY: usize = 8;
+    let family = |name: &str| name.split_once('-').map(|(family, _)| family.to_owned());
+    let mut shown = vec![];
+    for name in names {
+        let kin = family(name);
+        let count = names
+            .iter()
+            .filter(|n| kin.is_some() && family(n) == kin)
+            .count();
+        let one = match kin.filter(|_| count > MANY) {
+            Some(kin) => format!("{kin}-… ({count}, `divvy plugin list` names them)"),
+            None => (*name).to_owned(),
+        };
+        if !shown.contains(&one) {
+            shown.push(one);
+        }
+    }
+    shown
+}
+
 fn unknown(machine: &Machine, name: &str) -> Refusal {
-    let known: Vec<&str> = machine.slots.iter().map(|s| &*s.name).collect();
-    let known = if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(", ")
+    let names: Vec<&str> = machine.slots.iter().map(|s| &*s.name).collect();
+    let known = match names.is_empty() {
+        true => "none".to_owned(),
+        false => in_families(&names).join(", "),
     };
     Refusal::new(
         RefusalCode::UnknownSlot,

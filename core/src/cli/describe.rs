@@ -6,7 +6,7 @@ use super::args::{Global, Named};
 use super::output::{Failure, ago, level, print_json, printable, unit_of};
 use super::{divvy, ps};
 use crate::agent::events::word;
-use crate::agent::{AgentError, DeviceView, IncidentView};
+use crate::agent::{AgentError, DeviceView, Devices, IncidentView};
 use crate::embed::Divvy;
 use crate::model::{Health, HealthState, Record, format_amount};
 
@@ -101,7 +101,8 @@ async fn device(
     name: &str,
     otherwise: AgentError,
 ) -> Result<u8, Failure> {
-    let mut found = meant(divvy.devices().await?.devices, name);
+    let all = divvy.devices().await?;
+    let mut found = meant(all.devices.clone(), name);
     let view = match found.len() {
         1 => found.remove(0),
         0 if name.contains('/') => return Err(AgentError::NoSuchDevice(name.to_owned()).into()),
@@ -116,12 +117,12 @@ async fn device(
         print_json(&json!({ "device": view }));
         return Ok(0);
     }
-    print(&about_device(&view));
+    print(&about_device(&view, &all));
     Ok(0)
 }
 
 /// Everything about a device, a line each.
-pub(super) fn about_device(view: &DeviceView) -> Vec<String> {
+pub(super) fn about_device(view: &DeviceView, all: &Devices) -> Vec<String> {
     let mut lines = Vec::new();
     let device = &view.device.device;
     lines.push(format!("device      {}", view.device.name()));
@@ -141,9 +142,16 @@ pub(super) fn about_device(view: &DeviceView) -> Vec<String> {
         )),
     }
     for (capacity, u) in &view.usage {
+        let unit = all.unit(&view.device.plugin, capacity);
+        let show = |amount| format_amount(amount, unit);
+        let reserved = match u.reserved.is_zero() {
+            true => String::new(),
+            false => format!(", {} reserved", show(u.reserved)),
+        };
         lines.push(format!(
-            "{capacity:<11} {} held, {} reserved, of {}",
-            u.used, u.reserved, u.total
+            "{capacity:<11} {} held{reserved}, of {}",
+            show(u.used),
+            show(u.total)
         ));
     }
     for (key, attribute) in &device.attributes {
@@ -156,8 +164,13 @@ pub(super) fn about_device(view: &DeviceView) -> Vec<String> {
         let value = value
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned);
+        // What its plugin does not know.
+        if value.is_empty() {
+            continue;
+        }
         let unit = attribute.unit.as_deref().unwrap_or("");
-        lines.push(format!("{key:<11} {} {unit}", printable(&value)));
+        let line = format!("{key:<11} {} {unit}", printable(&value));
+        lines.push(line.trim_end().to_owned());
     }
     for profile in device.partitioning.iter().flat_map(|cut| &cut.profiles) {
         let starts: Vec<String> = profile.starts.iter().map(u32::to_string).collect();

@@ -3,11 +3,14 @@
 use divvy_plugin::Shape;
 
 use super::args::Global;
-use super::open;
 use super::output::{Failure, print_json, print_table, printable, table};
+use super::{FAILED, open};
 use crate::agent::events::word;
 use crate::agent::{DeviceView, Devices};
 use crate::model::{Amount, format_amount};
+
+/// No reason is longer in the table.
+const WIDE: usize = 100;
 
 pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     let all = open(global).await?.devices().await?;
@@ -44,7 +47,11 @@ pub(super) async fn run(global: &Global) -> Result<u8, Failure> {
     for failed in all.failed_plugins.iter().filter(|f| !f.absent) {
         tell!("divvy: {} [{}]", printable(&failed.message), failed.code);
     }
-    Ok(0)
+    let wrong = all
+        .failed_plugins
+        .iter()
+        .any(|f| f.code == "invalid_setting");
+    Ok(if wrong { FAILED } else { 0 })
 }
 
 /// What could be asked for now: nothing of a device that takes no work, and of one that
@@ -123,9 +130,14 @@ fn health(view: &DeviceView) -> String {
     } else {
         word(health.state)
     };
-    match (&health.reason, &view.closed) {
+    let said = match (&health.reason, &view.closed) {
         (Some(reason), _) => format!("{word}: {}", printable(reason)),
         (None, Some(closed)) => format!("closed: {}", printable(closed)),
         (None, None) => word.to_owned(),
+    };
+    // All of it is in `divvy describe`.
+    match said.chars().count() > WIDE {
+        true => said.chars().take(WIDE - 1).chain(['…']).collect(),
+        false => said,
     }
 }

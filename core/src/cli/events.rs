@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::args::{Events, Global};
 use super::open;
-use super::output::{Failure, printable};
+use super::output::{Failure, clock, printable};
 use crate::agent::AgentError;
 
 pub(super) async fn run(global: &Global, args: &Events) -> Result<u8, Failure> {
@@ -27,8 +27,8 @@ pub(super) async fn run(global: &Global, args: &Events) -> Result<u8, Failure> {
             _ => format!(" (held by {})", event.holders.join(" ")),
         };
         say!(
-            "{} {:<20} {}: {}{holders}",
-            event.at_ms,
+            "{id} {} {:<20} {}: {}{holders}",
+            clock(event.at_ms),
             event.kind,
             printable(&event.subject),
             printable(&event.message)

@@ -157,9 +157,22 @@ pub(super) fn span(ms: u64) -> String {
     }
 }
 
+/// The time of day of a time in ms since 1970: UTC, since what others say is so too.
+pub(super) fn clock(ms: u64) -> String {
+    let seconds = ms / 1000 % 86_400;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clock_is_of_the_day() {
+        assert_eq!(clock(0), "00:00:00");
+        assert_eq!(clock(86_400_000 + 3_723_999), "01:02:03");
+    }
 
     #[test]
     fn nothing_moves_the_cursor() {

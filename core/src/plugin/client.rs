@@ -95,11 +95,18 @@ impl CallError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unloadable { .. } => "plugin_unloadable",
+            Self::Refused { error, .. } if error.code == ErrorCode::Invalid => "invalid_setting",
             Self::Refused { .. } => "plugin_refused",
             Self::Lied { .. } => "plugin_lied",
             Self::Crashed { .. } => "plugin_crashed",
             Self::Unavailable { .. } => "plugin_unavailable",
         }
+    }
+
+    /// Does it not begin for a setting that somebody wrote?
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        self.code() == "invalid_setting"
     }
 
     /// Is this plugin's hardware or driver simply not on this machine?

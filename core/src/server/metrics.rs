@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 
 use super::Server;
 use crate::agent::events::{Look, word};
-use crate::agent::{Devices, Plugins, describe_inventory};
+use crate::agent::{DeviceView, Devices, Plugins, describe_inventory};
 use crate::model::{self, Amount, HealthState, Record};
 use crate::plugin::Status;
 
@@ -49,11 +49,17 @@ impl Counters {
         self.violations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Checks what must always hold: of no device more is held than it has.
+    /// Checks what must always hold: of no device more is held than it has. One that is ill
+    /// may not say what it has.
     pub(super) fn look(&self, look: &Look) {
         let (devices, _) = describe_inventory(&look.inventory, &look.records);
+        let says = |view: &&DeviceView| {
+            use HealthState::{Degraded, Healthy};
+            matches!(view.device.device.health.state, Healthy | Degraded)
+        };
         let over = devices
             .iter()
+            .filter(says)
             .any(|d| d.usage.values().any(|u| u.used > u.total));
         let before = self.violated.swap(over, Ordering::Relaxed);
         if over && !before {

@@ -96,13 +96,16 @@ impl Condition {
 
     /// Why the GPU is not used, and what ends it.
     pub(crate) fn reason(&self, file: Option<&Path>) -> String {
-        let Self { xid, what, gpu, .. } = self;
-        let forget =
-            file.map(|file| format!("; if it is well all the same, remove {}", file.display()));
+        let Self { xid, what, .. } = self;
+        let forget = file.map(|file| format!("; {} keeps it in mind", file.display()));
         let remedy = match self.replace {
-            true => "somebody has to look at the hardware".to_owned(),
-            false if *xid == xid::FALLEN => "it is used again when it answers: a reset, or a restart of the machine, may be needed".to_owned(),
-            false => format!("it is used again after a reset that can be seen (nvidia-smi --gpu-reset -i {gpu}), or a restart"),
+            true => "somebody has to look at the hardware",
+            false if *xid == xid::FALLEN => {
+                "used again when it answers, which may take a reset or a restart"
+            }
+            false => {
+                "used again when the driver says that it is well, or after a reset (nvidia-smi --gpu-reset) or a restart"
+            }
         };
         format!("XID {xid}: {what}; {remedy}{}", forget.unwrap_or_default())
     }

@@ -114,7 +114,7 @@ pub(crate) fn slots() -> Vec<Slot> {
             let profile = format!("{profile}{ending}");
             slots.push(instances(
                 &format!("{MIG_OF}{profile}"),
-                &format!("MIG instances of profile {profile}"),
+                &format!("MIG instances of profile {profile}: those that exist, and with cuda.mig=instances or mode those that can be made"),
                 // What it uses of a GPU says the GPU.
                 Shape::Partition,
             ));

@@ -7,23 +7,26 @@ use crate::cli::output::printable;
 
 /// About a workload.
 pub(super) fn workload(model: &Model, name: &str) -> Vec<String> {
-    let devices = model.views();
+    let devices = model.all().map_or(&[][..], |all| &all.devices);
     let record = model.record(name);
     record.map_or_else(Vec::new, |record| about(record, devices))
 }
 
 /// About a row of devices: a device, or all cores, or all memory.
 pub(super) fn device(model: &Model, row: &str) -> Vec<String> {
-    let mut all = Vec::new();
+    let mut lines = Vec::new();
+    let Some(all) = model.all() else {
+        return lines;
+    };
     for view in model.views_in(row) {
-        if !all.is_empty() {
-            all.push(String::new());
+        if !lines.is_empty() {
+            lines.push(String::new());
         }
-        all.extend(about_device(view));
+        lines.extend(about_device(view, all));
         let measures = model.measures(&view.device.plugin, &view.device.device.id);
-        all.extend(measures.into_iter().flat_map(measured));
+        lines.extend(measures.into_iter().flat_map(measured));
     }
-    all
+    lines
 }
 
 fn measured(measures: &Measures) -> impl Iterator<Item = String> {

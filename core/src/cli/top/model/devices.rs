@@ -244,12 +244,9 @@ impl Model {
         found.map(|d| &d.measures)
     }
 
-    /// All devices.
-    pub(in super::super) fn views(&self) -> &[DeviceView] {
-        self.devices
-            .value
-            .as_ref()
-            .map_or(&[], |f| &f.devices.devices)
+    /// All devices, once they are known.
+    pub(in super::super) fn all(&self) -> Option<&Devices> {
+        self.devices.value.as_ref().map(|found| &found.devices)
     }
 
     /// The devices that a row stands for: one, or all cores, or all memory.

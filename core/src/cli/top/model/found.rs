@@ -78,7 +78,8 @@ impl Found {
 
     /// Could all of a device be had now?
     pub(super) fn is_free(&self, view: &DeviceView) -> bool {
-        is_usable(view) && is_idle(view) && self.partitions(view).all(is_idle)
+        let has = !view.usage.is_empty() || view.device.device.partitioning.is_some();
+        has && is_usable(view) && is_idle(view) && self.partitions(view).all(is_idle)
     }
 
     /// What is said of the machine in one line.

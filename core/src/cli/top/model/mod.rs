@@ -15,14 +15,14 @@ mod workloads;
 
 pub(super) use devices::{DeviceRow, Group, Kind};
 pub(super) use parts::{Bar, Segment};
-pub(super) use text::{bytes, clock, rounded, steady, used_of};
+pub(super) use text::{bytes, rounded, steady, used_of};
 pub(super) use workloads::WorkloadRow;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::agent::events::Event;
 use crate::agent::{Devices, Samples};
-use crate::cli::output::printable;
+use crate::cli::output::{clock, printable};
 use crate::model::{Amount, Record, State};
 use found::Found;
 use rates::{Histories, Rates};

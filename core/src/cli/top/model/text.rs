@@ -61,13 +61,6 @@ pub(in super::super) fn used_of(used: Option<Amount>, of: Option<Amount>) -> Str
     }
 }
 
-/// The time of day of a time in ms since 1970: UTC, since what others say is so too.
-pub(in super::super) fn clock(ms: u64) -> String {
-    let seconds = ms / 1000 % 86_400;
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
-}
-
 fn unit(amount: Amount) -> Option<(&'static str, u64)> {
     let bytes = amount.whole_units();
     UNITS.into_iter().find(|(_, factor)| bytes >= *factor)
@@ -115,11 +108,5 @@ mod tests {
         assert_eq!(used_of(None, Some(gib(800))), "–/80 GiB");
         assert_eq!(used_of(Some(gib(2)), None), "205 MiB");
         assert_eq!(used_of(None, None), "–");
-    }
-
-    #[test]
-    fn the_clock_is_of_the_day() {
-        assert_eq!(clock(0), "00:00:00");
-        assert_eq!(clock(86_400_000 + 3_723_999), "01:02:03");
     }
 }
