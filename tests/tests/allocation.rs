@@ -224,9 +224,9 @@ fn while_the_plugin_that_limits_is_down_nothing_runs() {
     requires!(root);
     let machine = machine();
     for (set, code) in [
-        ("cpu.reserved_cores=1.5", "plugin_refused"),
-        ("cpu.nosuch=2", "plugin_refused"),
-        ("cpu.root=/nonexistent", "plugin_refused"),
+        ("cpu.reserved_cores=1.5", "invalid_setting"),
+        ("cpu.nosuch=2", "invalid_setting"),
+        ("cpu.root=/nonexistent", "invalid_setting"),
     ] {
         let words = format!("run --runtime built-in --set {set} -- true");
         let output = machine.divvy(&words).run().exits(125);

@@ -1037,6 +1037,26 @@ fn a_bad_setting_is_named() {
             "{setting}: {output}"
         );
     }
+    // Nothing is run, or shown, as if it had not been written.
+    for (setting, words) in [
+        ("cuda.mig=on", "keep, instances or mode"),
+        ("cuda.xid=79", "63=reset,48=ignore"),
+        ("cuda.look_s=0", "from 1 to 3600"),
+        ("cuda.gpus=all", "its settings are"),
+    ] {
+        for verb in ["devices", "run --cpu 0.1 -- true"] {
+            let set = format!("--set={setting}");
+            let (first, rest) = verb.split_once(' ').unwrap_or((verb, ""));
+            let output = machine.divvy(&format!("{first} {set} {rest}")).run();
+            if output.stderr.contains("root") {
+                continue; // root's alone
+            }
+            output
+                .exits(125)
+                .complains(words)
+                .complains("[invalid_setting]");
+        }
+    }
 }
 
 // === the plugin as a whole ===
