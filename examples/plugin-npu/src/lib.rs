@@ -94,7 +94,10 @@ impl Plugin for Npu {
         loop {
             let now = self.discover()?;
             if now != request.known {
-                return Ok(WatchReply { changed: Some(now), ..WatchReply::default() });
+                return Ok(WatchReply {
+                    changed: Some(now),
+                    ..WatchReply::default()
+                });
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -80,7 +80,12 @@ fn request(step: &Step) -> Request {
         let nanos = u128::from(*quanta % 100_000) * u128::from(*quantum);
         Some(((*name).to_owned(), Amount::from_nanos(nanos)?))
     });
-    let policies = [None, Some(Policy::Spread), Some(Policy::Fill), Some(Policy::Evenly)];
+    let policies = [
+        None,
+        Some(Policy::Spread),
+        Some(Policy::Fill),
+        Some(Policy::Evenly),
+    ];
     let nears = [Near::Prefer, Near::Node, Near::Linked, Near::Any];
     Request {
         slots: amounts.collect::<BTreeMap<_, _>>(),
@@ -117,9 +122,10 @@ fn machine(input: &Input) -> Inventory {
         })
         .collect();
     for (from, to, weight) in input.links.iter().take(4096) {
-        let (Some(from), Some(to)) =
-            (usize::from(*from).checked_rem(count), usize::from(*to).checked_rem(count))
-        else {
+        let (Some(from), Some(to)) = (
+            usize::from(*from).checked_rem(count),
+            usize::from(*to).checked_rem(count),
+        ) else {
             break;
         };
         if from != to {
@@ -152,7 +158,15 @@ fn machine(input: &Input) -> Inventory {
         plugins: [manifest("cpu", base()), manifest("gpu", accelerators())].into(),
         devices,
         numa_nodes: (0..nodes)
-            .map(|id| (id, NumaNode { id, distances: distances(id) }))
+            .map(|id| {
+                (
+                    id,
+                    NumaNode {
+                        id,
+                        distances: distances(id),
+                    },
+                )
+            })
             .collect(),
     }
 }
@@ -181,11 +195,23 @@ fn base() -> Vec<Slot> {
         Slot {
             quantum: Amount::from_nanos(10_000_000).unwrap_or(Amount::ONE),
             default: Some(DefaultAmount::Fixed(Amount::ONE)),
-            ..slot("cpu", "cpu", Shape::WholeThenFraction, None, vec![Draw::unit("cores")])
+            ..slot(
+                "cpu",
+                "cpu",
+                Shape::WholeThenFraction,
+                None,
+                vec![Draw::unit("cores")],
+            )
         },
         Slot {
             default: Some(DefaultAmount::Like("cpu".into())),
-            ..slot("mem", "memory", Shape::Divisible, None, vec![Draw::unit("memory")])
+            ..slot(
+                "mem",
+                "memory",
+                Shape::Divisible,
+                None,
+                vec![Draw::unit("memory")],
+            )
         },
     ]
 }
@@ -206,7 +232,15 @@ fn accelerators() -> Vec<Slot> {
             vec![Draw::unit("memory"), Draw::like("compute", "memory")],
         ),
     ];
-    let part = |name| slot(name, "gpu.part", Shape::Partition, Some("partitioned"), vec![]);
+    let part = |name| {
+        slot(
+            name,
+            "gpu.part",
+            Shape::Partition,
+            Some("partitioned"),
+            vec![],
+        )
+    };
     slots.extend(["gpu.p1", "gpu.p2", "gpu.p5"].map(part));
     slots
 }

@@ -18,8 +18,10 @@ fuzz_target!(|text: &str| {
         "every step is answered"
     );
     let nanos = |value: &Value| -> u128 {
-        let amount: divvy::model::Amount =
-            value.as_str().and_then(|t| t.parse().ok()).expect("an amount");
+        let amount: divvy::model::Amount = value
+            .as_str()
+            .and_then(|t| t.parse().ok())
+            .expect("an amount");
         amount.nanos()
     };
     for device in scenario["devices"].as_array().into_iter().flatten() {
