@@ -129,6 +129,7 @@ impl Told {
     pub fn event(&self, records: &[Record], ended: &Ended, inventory: &Inventory) -> Event {
         let Incident {
             device,
+            pid,
             cgroup,
             start,
             ..
@@ -149,9 +150,11 @@ impl Told {
         };
         let held = records.iter().filter(|record| record.holds());
         let holders: Vec<&Record> = held.chain(ended.records()).filter(on_it).collect();
-        let whose = cgroup.as_ref().and_then(|lines| {
+        // A plugin may know the process's number alone.
+        let lines = cgroup.clone().or_else(|| cgroup::lines((*pid)?));
+        let whose = lines.and_then(|lines| {
             let mut holders = holders.iter();
-            holders.find(|record| cgroup::is_member(lines, record.cgroup_name(), record.pid))
+            holders.find(|record| cgroup::is_member(&lines, record.cgroup_name(), record.pid))
         });
         let holders = whose.map_or(holders.clone(), |one| vec![*one]);
         Event {

@@ -57,20 +57,24 @@ impl Drop for RawTerminal {
     }
 }
 
-/// The signals that we pass on, as they come.
+/// Signals, as they come.
 #[derive(Debug)]
 pub(super) struct Signals(Vec<(i32, Signal)>);
 
 impl Signals {
-    /// From now on they are, and what comes before they are asked for is kept.
+    /// Those that we pass on: from now on they are, and what comes before they are asked for is kept.
     pub(super) fn new() -> Result<Self, AgentError> {
-        FORWARDED
+        Self::of(FORWARDED.into_iter().chain([WINCH]))
+    }
+
+    /// These, by number.
+    pub(super) fn of(numbers: impl IntoIterator<Item = i32>) -> Result<Self, AgentError> {
+        numbers
             .into_iter()
-            .chain([WINCH])
             .map(|number| Ok((number, signal(SignalKind::from_raw(number))?)))
             .collect::<io::Result<_>>()
             .map(Self)
-            .map_err(|e| AgentError::System("signals cannot be passed on", e))
+            .map_err(|e| AgentError::System("signals cannot be waited for", e))
     }
 
     /// The next one's number.

@@ -5,7 +5,7 @@
 //! knows better than it removes it, and everything is over.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,7 +14,9 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Found;
+use crate::journal::replace;
 use crate::nvml::Action;
+use crate::root::Root;
 use crate::xid::{self, Outcome};
 
 /// So long, ms, and so many times every look has to find a GPU well before it is used
@@ -56,13 +58,12 @@ pub(crate) struct Now {
 
 impl Now {
     /// Now, on this machine.
-    pub(crate) fn here() -> Self {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    pub(crate) fn on(root: &Root) -> Self {
         let since = clock_gettime(ClockId::Monotonic);
         let ms = since.tv_sec.saturating_mul(1000);
         let ms = ms.saturating_add(since.tv_nsec / 1_000_000);
         Self {
-            boot: boot.unwrap_or_default().trim().to_owned(),
+            boot: root.boot().0,
             ms: u64::try_from(ms).unwrap_or(0),
         }
     }
@@ -231,7 +232,7 @@ impl Kept {
         let after = change(before);
         let saved = match &said {
             Some(said) if *said == after => true,
-            Some(_) => save(file, &after)
+            Some(_) => replace(file, &after)
                 .map_err(|error| warn("kept", &error))
                 .is_ok(),
             // What was not read is not written over.
@@ -248,16 +249,6 @@ fn lock(file: &Path) -> std::io::Result<File> {
     let lock = File::create(file.with_extension("lock"))?;
     flock(&lock, FlockOperation::LockExclusive)?;
     Ok(lock)
-}
-
-/// Puts a file in place, whole.
-fn save(file: &Path, conditions: &[Condition]) -> std::io::Result<()> {
-    let new = file.with_extension("new");
-    let mut writing = File::create(&new)?;
-    serde_json::to_writer(&mut writing, conditions)?;
-    writing.flush()?;
-    writing.sync_all()?;
-    fs::rename(&new, file)
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub(crate) fn machine(root: &Root, reading: Reading, kept: &Kept) -> Machine {
     let known = root.known();
     let has_node = |minor: u32| root.node(&format!("dev/nvidia{minor}")).is_some();
     let gpus = identify(reading.gpus, known, has_node, &mut warnings);
-    let now = Now::here();
+    let now = Now::on(root);
     let conditions = kept.update(&mut warnings, |before| settle(before, &gpus, &now));
     let facts = Facts {
         root,

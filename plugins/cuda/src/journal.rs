@@ -208,18 +208,20 @@ impl Store {
             version: VERSION,
             entries: entries.to_vec(),
         };
-        let write = || -> io::Result<()> {
-            let new = path.with_extension("new");
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            let mut file = options.open(&new)?;
-            file.write_all(&serde_json::to_vec(&document)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.0)?.sync_all()
-        };
-        write().map_err(|e| failed(&path, e))
+        replace(&path, &document).map_err(|e| failed(&path, e))
     }
+}
+
+/// Puts a document in place of a file, whole and for good.
+pub(crate) fn replace(path: &Path, document: &impl Serialize) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&new)?;
+    file.write_all(&serde_json::to_vec(document)?)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 /// The right to change MIG, and what is written.

@@ -132,7 +132,7 @@ impl CudaPlugin {
         let end = Instant::now() + Duration::from_millis(request.timeout_ms);
         if watching.log.is_none() {
             let path = self.root.under("dev/kmsg");
-            watching.log = Log::open(&path, self.state.as_deref(), &Now::here().boot);
+            watching.log = Log::open(&path, self.state.as_deref(), &self.root.boot().0);
         }
         loop {
             let signs = self.root.signs();
@@ -181,7 +181,7 @@ impl CudaPlugin {
 
     /// Keeps what closes GPUs until it is over.
     fn remember<'a>(&self, heard: impl Iterator<Item = &'a Heard>) {
-        let now = Now::here();
+        let now = Now::on(&self.root);
         let new = heard.filter_map(|heard| {
             let What::Xid(xid) = heard.what else {
                 return None;

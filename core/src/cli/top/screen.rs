@@ -1,12 +1,11 @@
 //! The screen's loop, on a thread of its own: it waits for keys, for news and for the
 //! next second, and for nothing else. Whoever fetches the news may hang.
 
-use std::io;
 use std::time::Duration;
 
 use crossterm::event::{Event, EventStream};
 use futures_util::StreamExt;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::described;
@@ -15,6 +14,7 @@ use super::input::{Deed, Focus, Over, Ui};
 use super::model::{Model, News, View};
 use super::terminal::Screen;
 use crate::agent::AgentError;
+use crate::cli::terminal::Signals;
 use crate::sys::now_ms;
 
 /// The clock and ages go on without news.
@@ -44,7 +44,7 @@ async fn run(
     palette: Palette,
 ) -> Result<u8, AgentError> {
     let failed = |e| AgentError::System("signals cannot be waited for", e);
-    let mut ends = Ends::new().map_err(failed)?;
+    let mut ends = Signals::of(ENDS)?;
     let mut continues = signal(SignalKind::from_raw(CONT)).map_err(failed)?;
     let mut screen = Screen::take()?;
     let mut events = EventStream::new();
@@ -119,25 +119,5 @@ fn describe(model: &Model, ui: &Ui, view: &View) -> Vec<String> {
 /// SIGCONT on Linux (signal(7)).
 const CONT: i32 = 18;
 
-/// The signals that end this, by number.
-#[derive(Debug)]
-struct Ends([(i32, Signal); 3]);
-
-impl Ends {
-    fn new() -> io::Result<Self> {
-        let of = |number| Ok::<_, io::Error>((number, signal(SignalKind::from_raw(number))?));
-        Ok(Self([of(1)?, of(2)?, of(15)?]))
-    }
-
-    async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|context| {
-            for (number, signal) in &mut self.0 {
-                if signal.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(*number);
-                }
-            }
-            std::task::Poll::Pending
-        })
-        .await
-    }
-}
+/// The signals that end this: SIGHUP, SIGINT, SIGTERM.
+const ENDS: [i32; 3] = [1, 2, 15];
